@@ -1,0 +1,125 @@
+# rpmemfs. `make help` lists the targets; read top to bottom: settings, packages, flags, files, rules, tests, install.
+
+# ---------------------------------------------------------------- settings
+PREFIX  ?= /usr/local
+SAN     ?=
+WERROR  ?=
+V       ?=
+BUILD   := build$(if $(SAN),/$(SAN))
+CC      ?= gcc
+Q       := $(if $(V),,@)
+
+# ---------------------------------------------------------------- packages
+PACKAGES := fuse3 libpmem libssh libisal libxxhash jansson uuid
+define need_package
+$(if $(shell pkg-config --exists $(1) && echo yes),,$(error the development package of $(1) is missing: run scripts/setup))
+endef
+ifeq ($(filter clean help,$(MAKECMDGOALS)),)
+$(foreach p,$(PACKAGES) libfabric,$(call need_package,$(p)))
+PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) libfabric)
+PKG_LIBS   := $(shell pkg-config --libs $(PACKAGES))
+CRITERION_LIBS := $(shell pkg-config --libs criterion 2>/dev/null)
+endif
+
+# ---------------------------------------------------------------- flags
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings \
+            -Wvla -Wundef -Wformat=2 -Wimplicit-fallthrough $(if $(WERROR),-Werror)
+SANFLAGS_address   := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SANFLAGS_undefined := -fsanitize=undefined -fno-sanitize-recover=undefined
+SANFLAGS_thread    := -fsanitize=thread
+SANFLAGS := $(SANFLAGS_$(SAN))
+ALL_CFLAGS  = -std=gnu17 -O2 -g -fno-strict-aliasing -pthread -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 \
+              -Iinclude -I. $(WARNINGS) $(PKG_CFLAGS) $(SANFLAGS) $(CFLAGS)
+ALL_LDFLAGS = -pthread $(SANFLAGS) $(LDFLAGS)
+# Unit tests and explorer watch the persist layer and drop fences; programs carry no trace of that.
+TEST_CFLAGS = -DPM_OBSERVE
+# libfabric is not linked: rpmem/fabric.c loads it when replication is configured.
+LIBS = $(PKG_LIBS) -ldl -lm
+
+# ---------------------------------------------------------------- files
+# What both ends link.
+COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/pool rpmem/pmem rpmem/persist \
+          rpmem/redo rpmem/replay rpmem/copy rpmem/copy_omf rpmem/codec rpmem/fabric
+# The initiator.
+RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/lane rpmem/link
+# The target.
+RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/server rpmemd/lanes rpmemd/takeover
+# The file system core and its front ends.
+FSCORE := fs/block fs/alloc fs/op fs/commit fs/stream fs/map fs/itable fs/inode fs/dir fs/namei fs/file fs/orphan fs/fs \
+          fs/mkfs fs/fsck
+FSPROG := fs/policy fs/attach fs/restore fs/fuse_ops fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_mount fs/cmd_restore
+
+# Criterion suites: tests/<name>.c
+SUITES := common/test_csum common/test_poolset common/test_poolhdr common/test_pool common/test_persist \
+          common/test_redo common/test_copy common/test_codec \
+          rpmem/test_target rpmem/test_lane rpmem/test_link \
+          rpmemd/test_config rpmemd/test_store rpmemd/test_engine \
+          fs/test_map fs/test_dir fs/test_core fs/test_namei fs/test_file fs/test_policy
+SUPPORT := 
+
+PROGRAMS := $(BUILD)/rpmemfs $(BUILD)/rpmemd
+
+# ---------------------------------------------------------------- rules
+.PHONY: all check explore bench install clean help format
+all: $(PROGRAMS)
+
+obj  = $(patsubst %,$(BUILD)/obj/%.o,$(1))
+tobj = $(patsubst %,$(BUILD)/tobj/%.o,$(1))
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  CC    $<")
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/tobj/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  CC/t  $<")
+	$(Q)$(CC) $(ALL_CFLAGS) $(TEST_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/rpmemfs: $(call obj,fs/main $(FSPROG) $(FSCORE) $(RPMEM) $(COMMON))
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+$(BUILD)/rpmemd: $(call obj,rpmemd/main $(RPMEMD) $(COMMON))
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+# Everything but the mains, for the suites.
+$(BUILD)/libtest.a: $(call tobj,$(FSPROG) $(FSCORE) $(RPMEM) $(RPMEMD) $(COMMON) $(SUPPORT))
+	$(if $(Q),@echo "  AR    $@")
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/tests/%: $(BUILD)/tobj/tests/%.o $(BUILD)/libtest.a
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(BUILD)/libtest.a $(LIBS) $(CRITERION_LIBS)
+
+.SECONDARY:
+
+# ---------------------------------------------------------------- tests
+suites: $(SUITES:%=$(BUILD)/tests/%)
+
+check: all suites
+	scripts/check $(BUILD) $(SUITES)
+
+clean:
+	rm -rf build
+
+help:
+	@echo "all       programs into $(BUILD)/"
+	@echo "check     every Criterion suite; SAN=address|undefined|thread for a sanitizer build"
+	@echo "explore   crash-state exploration; EXPLORE=full for the long run"
+	@echo "bench     benchmarks beside their limits, printed side by side"
+	@echo "install   into DESTDIR/PREFIX ($(PREFIX))"
+	@echo "format    clang-format over all sources"
+	@echo "clean     removes build/"
+	@echo "variables SAN= WERROR=1 V=1 CFLAGS= PREFIX= DESTDIR="
+
+format:
+	git ls-files '*.c' '*.h' | xargs clang-format -i
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

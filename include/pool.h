@@ -1,0 +1,50 @@
+/* One copy's parts: created, opened, locked and mapped as one contiguous address range.
+ *
+ * Pool offset 0 is the first part's header; the first 4 KiB of later parts (their headers) are not in the range. An
+ * open pool holds an exclusive flock on every part (shared when read-only). */
+#ifndef RPMEMFS_POOL_H
+#define RPMEMFS_POOL_H
+
+#include "persist.h"
+#include "poolhdr.h"
+#include "poolset.h"
+
+enum pool_flags {
+	POOL_RDONLY = 1u,   /* mapped read-only, shared lock */
+	POOL_SPARSE = 2u,   /* create: ftruncate instead of posix_fallocate: stores may SIGBUS on a full file system */
+	POOL_REPLACE = 4u,  /* create: unlink existing part files first; they are locked before, so never a pool in use */
+	POOL_NOWAIT_LOCK = 8u, /* fail with -EBUSY at once instead of waiting up to POOL_LOCK_WAIT_MS */
+};
+
+#define POOL_LOCK_WAIT_MS 10000u /* umount(2) cannot wait for a FUSE daemon: the next user waits for its lock */
+
+struct pool {
+	struct pm pm;
+	struct pool_attr attr; /* of the headers; zeros for NOHDRS */
+	unsigned part_count;
+	struct pool_part {
+		int fd;
+		char *path;     /* of the part file (inside the directory for directory parts) */
+		uint64_t map_off, map_len; /* pool range it backs */
+	} *parts;
+};
+
+/* Creates the part files of replicas[idx] (mode 0600), maps and locks them and writes headers from attr (random
+ * poolset_uuid and uuid where zero). A failed create removes what it made. errmsg names part and cause.
+ * -EEXIST: a part exists and is not empty (no POOL_REPLACE); -EBUSY: locked by a live process; -EINVAL: part smaller
+ * than POOL_PART_BYTES_MIN or size differs; else from open/fallocate/mmap, -ENOSPC among them. */
+int pool_create(const struct poolset *set, unsigned idx, const struct pool_attr *attr, unsigned flags,
+		struct pool **out);
+
+/* Opens, locks, maps and checks headers. -ENOENT: a part is missing; -EBUSY; -EINVAL: headers wrong or inconsistent. */
+int pool_open(const struct poolset *set, unsigned idx, unsigned flags, struct pool **out);
+
+/* Rewrites the headers of all parts from attr. Durable on return. */
+int pool_set_attr(struct pool *pool, const struct pool_attr *attr);
+
+void pool_close(struct pool *pool); /* unmaps, unlocks, frees; NULL is allowed; flushes nothing */
+
+/* Removes the part files; a part that is locked is -EBUSY and nothing is removed. Missing parts: -ENOENT unless force. */
+int pool_remove(const struct poolset *set, unsigned idx, bool force);
+
+#endif

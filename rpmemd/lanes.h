@@ -1,0 +1,35 @@
+/* The target's lanes: listens for the session's lanes, checks token before an endpoint exists, receives requests, hands
+ * them to the engine and answers. One thread per lane; each drives its own completion queue (facts: the tcp provider
+ * makes no progress unless polled). */
+#ifndef RPMEMFS_RPMEMD_LANES_H
+#define RPMEMFS_RPMEMD_LANES_H
+
+#include "engine.h"
+#include "wire.h"
+
+struct lanes;
+
+struct lanes_cfg {
+	const char *provider;     /* "tcp" or "verbs" */
+	const char *bind_address; /* numeric, NULL: any */
+	unsigned lane_count;
+	uint64_t session;
+	uint8_t token[WIRE_TOKEN_BYTES];
+	struct pm *pm;
+	struct engine *engine;
+	bool read_only;           /* registered for remote reads only */
+	unsigned connect_ms;      /* all lanes must be connected within this; then listening ends */
+	unsigned idle_ms;         /* a lane without any message for this long ends the session (the initiator PINGs) */
+	void (*ended)(void *arg, int err); /* called once, from a lane thread, when a lane failed or was closed */
+	void *arg;
+};
+
+/* Loads the fabric, listens and starts the threads. out->session fields port, raddr, rkey, caps are filled in.
+ * -ENOMEDIUM: provider not usable (errmsg says why). */
+int lanes_open(const struct lanes_cfg *cfg, struct ctl_session *session, struct lanes **out);
+
+/* Shuts every endpoint down, joins the threads, destroys every endpoint and memory region: after it no write of the old
+ * session can arrive. */
+void lanes_close(struct lanes *lanes);
+
+#endif
