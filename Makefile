@@ -45,8 +45,8 @@ RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/l
 # The target.
 RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/server rpmemd/lanes rpmemd/takeover
 # The file system core and its front ends.
-FSCORE := fs/block fs/alloc fs/op fs/commit fs/stream fs/map fs/itable fs/inode fs/dir fs/namei fs/file fs/orphan fs/fs \
-          fs/mkfs fs/fsck
+FSCORE := fs/block fs/alloc fs/op fs/commit fs/stream fs/map fs/itable fs/dir fs/namei fs/file fs/orphan fs/fs fs/format \
+          fs/fsck
 FSPROG := fs/policy fs/attach fs/restore fs/fuse_ops fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_mount fs/cmd_restore
 
 # Criterion suites: tests/<name>.c

@@ -32,7 +32,7 @@
 #define MEDIA_TABLE_BLKS 128u     /* 256 entries each: one for every block of the group */
 #define MEDIA_GROUP_META_BLKS (1u + MEDIA_TABLE_BLKS)
 #define MEDIA_GROUP_BLKS_MIN (MEDIA_GROUP_META_BLKS + 64u)
-#define MEDIA_RING_BYTES_MIN (256u << 10)
+#define MEDIA_RING_BYTES_MIN (512u << 10) /* an eighth holds the largest operation */
 #define MEDIA_RING_BYTES_MAX (64u << 20)
 #define MEDIA_POOL_BYTES_MIN (8ull << 20)
 #define MEDIA_POOL_BYTES_MAX (1ull << 47) /* block numbers stay below 2^35 */

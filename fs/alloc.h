@@ -1,0 +1,54 @@
+/* The allocator: which blocks are free, in DRAM bitmaps built from a group's block table when the group is first used.
+ *
+ *   free --alloc--> staged (DRAM only) --linked by a commit--> used --freed by a commit--> pending --> free
+ *
+ * A pending block is given out again when on every copy not released the freeing commit is durable and the tail has passed
+ * the last record with lines for it. Blocks kept back for metadata (ALLOC_KEEP) let deletes and commits work on a full pool. */
+#ifndef RPMEMFS_FS_ALLOC_H
+#define RPMEMFS_FS_ALLOC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct fs;
+
+enum alloc_class {
+	ALLOC_DATA,  /* file content */
+	ALLOC_META,  /* metadata of an operation that needs more space */
+	ALLOC_FREE,  /* metadata of an operation that gives space back: may use the last blocks */
+};
+
+int alloc_init(struct fs *fs);
+void alloc_fini(struct fs *fs);
+
+/* One free block, near the last one given out for data. -ENOSPC: none for this class now (fs_space_coming() tells
+ * whether a commit will bring some); -EBADMSG: the group's table is damaged. */
+int alloc_block(struct fs *fs, enum alloc_class class, uint64_t *blk);
+
+/* Up to want free blocks in a row, at least one: *got. */
+int alloc_run(struct fs *fs, uint64_t want, uint64_t *blk, uint64_t *got);
+
+/* A block that no commit ever linked and no message named: free at once. */
+void alloc_undo(struct fs *fs, uint64_t blk);
+
+/* A block freed by the commit of sequence freed_by (0: never linked, but a push of it may be under way: then pass the
+ * sequence of a commit behind the push), whose newest lines are in record lines_seq (0: none). -ENOMEM. */
+int alloc_pend(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_seq);
+
+/* Gives out pending blocks whose conditions hold now. */
+void alloc_settle(struct fs *fs, uint64_t min_acked, uint64_t min_tail);
+
+/* Marks blocks used that recovery or an operation found in use (operation undo). */
+void alloc_take(struct fs *fs, uint64_t blk);
+
+uint64_t alloc_free_blks(const struct fs *fs);    /* can be given out now, kept-back ones included */
+uint64_t alloc_pending_blks(const struct fs *fs);
+uint64_t alloc_total_blks(const struct fs *fs);
+
+/* Metadata blocks that staged writes will need when they are linked; taken off what ALLOC_DATA and ALLOC_META may use. */
+int alloc_reserve(struct fs *fs, uint64_t blks); /* -ENOSPC */
+void alloc_unreserve(struct fs *fs, uint64_t blks);
+
+#define ALLOC_KEEP 64u
+
+#endif
