@@ -65,6 +65,9 @@ bool poolhdr_is_zero(const struct poolhdr_omf *hdr);
  * has zeros), random uuids for parts after the first, crtime, checksum. */
 void poolhdr_fill(struct poolhdr_omf *hdrs, unsigned count, const struct pool_attr *attr, bool singlehdr, uint64_t crtime);
 
+/* Puts attr into existing headers, uuid of the first part and both rings included, keeps SINGLEHDR and crtime, reseals. */
+void poolhdr_update(struct poolhdr_omf *hdrs, unsigned count, const struct pool_attr *attr);
+
 /* Checks the headers of one replica against each other. 0, or -EINVAL with errmsg naming part index and field. */
 int poolhdr_check(const struct poolhdr_omf *hdrs, unsigned count, struct pool_attr *attr);
 

@@ -12,6 +12,7 @@
 #define RPMEMFS_POOLSET_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define POOLSET_REPLICAS_MAX 16u  /* local one included */
