@@ -1,0 +1,40 @@
+/* One part file: found, locked, checked, made, removed. Knows no headers and maps nothing; pool.c puts parts together. */
+#ifndef RPMEMFS_RPMEM_POOL_PART_H
+#define RPMEMFS_RPMEM_POOL_PART_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "poolset.h"
+
+/* How long locks may be waited for, shared by all parts of one call. */
+struct part_wait {
+	uint64_t deadline_ms; /* of CLOCK_MONOTONIC */
+};
+struct part_wait part_wait_start(unsigned ms);
+
+/* Path of the part file, to be freed; for a directory the file in it. NULL: out of memory. */
+char *part_path(const struct poolset_part *part);
+
+/* Opens and locks (shared when read_only). On return the path still names the locked file. -ENOENT; -EBUSY: locked until
+ * the wait was over, errmsg names the holder where the kernel tells; -EINVAL: neither file nor device dax. */
+int part_open(const char *path, bool read_only, const struct part_wait *wait, int *fd);
+
+/* Makes and locks a new file of no bytes. -EEXIST. */
+int part_create(const char *path, const struct part_wait *wait, int *fd);
+
+/* Unlocks and closes; -1 is allowed. */
+void part_close(int fd);
+
+/* Bytes of a file or device dax. */
+int part_size(int fd, const char *path, uint64_t *bytes);
+
+/* Gives the file its size, with space behind every byte unless sparse. -ENOSPC, -EFBIG ... */
+int part_allocate(int fd, const char *path, uint64_t size, bool sparse);
+
+/* Whether every byte reads as zero; holes are not read. */
+int part_is_zero(int fd, const char *path, uint64_t size, bool *zero);
+
+/* Makes a name that came or went in the part's directory durable. */
+int part_sync_dir(const char *path);
+
+#endif
