@@ -1,0 +1,376 @@
+/* libfabric, second of three files: endpoints, their memory, and how they connect.
+ *
+ *   endpoint:  new -- connect | accept --> established -- fab_ep_shutdown, error --> down -- delete
+ *
+ * Each endpoint has its own domain, because newer libraries share one lock and one epoll set per domain. A target checks the
+ * private data of a request before an endpoint exists, and rejects only then: a rejection after fi_endpoint is a use after
+ * free in libfabric 1.17 (#8705). An endpoint that fails after that is closed, and the peer sees its connection end. */
+#include "fabric_impl.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include "csum.h"
+#include "errmsg.h"
+
+/* ---------------------------------------------------------------- memory */
+static int mr_register(struct fab_ep *ep, void *base, size_t len, uint64_t access, struct fid_mr **mr)
+{
+	uint64_t key = 0;
+	int ret;
+
+	if (!ep->fab->prov_key)
+		csum_random(&key, sizeof(key)); /* knowing the key is the right to use it: never a counter */
+	ret = fi_mr_reg(ep->domain, base, len, access, 0, key, 0, mr, NULL);
+	return ret ? errmsg_set(fab_errno(ret), "registering %zu bytes with %s: %s%s", len, ep->fab->provider,
+				fab_strerror(-ret), ret == -FI_ENOMEM ? " (locked memory limit: ulimit -l)" : "") : 0;
+}
+
+static void *pages_new(size_t bytes)
+{
+	void *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return mem == MAP_FAILED ? NULL : mem;
+}
+
+static int slots_init(struct fab_ep *ep, struct fab_slots *slots, enum fab_ctx_kind kind, unsigned count, size_t bytes)
+{
+	int err;
+
+	slots->bytes = (bytes + 63) & ~(size_t)63;
+	slots->count = count;
+	slots->ctx = calloc(count, sizeof(*slots->ctx));
+	slots->mem = pages_new(slots->bytes * count);
+	if (!slots->ctx || !slots->mem)
+		return errmsg_set(-ENOMEM, "no memory for %u slots of %zu bytes", count, slots->bytes);
+	for (unsigned i = 0; i < count; i++)
+		slots->ctx[i] = (struct fab_ctx){ kind, i };
+	if (!ep->fab->mr_local)
+		return 0;
+	err = mr_register(ep, slots->mem, slots->bytes * count, FI_SEND | FI_RECV, &slots->mr);
+	if (!err)
+		slots->desc = fi_mr_desc(slots->mr);
+	return err;
+}
+
+static void slots_fini(struct fab_slots *slots)
+{
+	if (slots->mr)
+		fi_close(&slots->mr->fid);
+	if (slots->mem)
+		munmap(slots->mem, slots->bytes * slots->count);
+	free(slots->ctx);
+}
+
+static int ring_init(struct fab_ep *ep, struct fab_ring *ring, enum fab_ctx_kind kind)
+{
+	int err;
+
+	for (unsigned i = 0; i < FAB_OPS_MAX; i++)
+		ring->ops[i].ctx = (struct fab_ctx){ kind, i };
+	if (!ep->fab->mr_local)
+		return 0;
+	ring->stage = pages_new(FAB_RMA_FLIGHT_BYTES_MAX);
+	if (!ring->stage)
+		return -ENOMEM;
+	err = mr_register(ep, ring->stage, FAB_RMA_FLIGHT_BYTES_MAX, FI_READ | FI_WRITE, &ring->mr);
+	if (!err)
+		ring->desc = fi_mr_desc(ring->mr);
+	return err;
+}
+
+static void ring_fini(struct fab_ring *ring)
+{
+	if (ring->mr)
+		fi_close(&ring->mr->fid);
+	if (ring->stage)
+		munmap(ring->stage, FAB_RMA_FLIGHT_BYTES_MAX);
+}
+
+int fab_ep_expose(struct fab_ep *ep, void *base, uint64_t len, bool write, uint64_t *raddr, uint64_t *rkey)
+{
+	uint64_t access = FI_REMOTE_READ | (write ? FI_REMOTE_WRITE : 0);
+	int err;
+
+	assert(!ep->pool_mr);
+	err = mr_register(ep, base, len, access, &ep->pool_mr);
+	if (err)
+		return err;
+	*raddr = ep->fab->virt_addr ? (uint64_t)(uintptr_t)base : 0;
+	*rkey = fi_mr_key(ep->pool_mr);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- endpoints */
+static int queues_open(struct fab_ep *ep)
+{
+	struct fi_info *info = ep->fab->info;
+	struct fi_cq_attr attr = { .format = FI_CQ_FORMAT_DATA, .wait_obj = FI_WAIT_FD };
+	int err, ret;
+
+	attr.size = info->tx_attr->size + info->rx_attr->size;
+	ret = fi_domain(ep->fab->fabric, info, &ep->domain, NULL);
+	if (!ret)
+		ret = fi_cq_open(ep->domain, &attr, &ep->cq, NULL);
+	if (ret)
+		return errmsg_set(fab_errno(ret), "fabric domain: %s", fab_strerror(-ret));
+	err = fab_eq_open(ep->fab, &ep->eq);
+	return err;
+}
+
+int fab_ep_new(struct fab *fab, const struct fab_ep_cfg *cfg, struct fab_ep **out)
+{
+	struct fab_ep *ep = calloc(1, sizeof(*ep));
+	int err;
+
+	if (!ep)
+		return -ENOMEM;
+	ep->fab = fab;
+	ep->timeout_ms = cfg->timeout_ms;
+	ep->late_max = cfg->rx_count + cfg->tx_count + 2 * FAB_OPS_MAX;
+	ep->late = calloc(ep->late_max, sizeof(*ep->late));
+	err = ep->late ? queues_open(ep) : -ENOMEM;
+	if (!err)
+		err = slots_init(ep, &ep->rx, CTX_RECV, cfg->rx_count, cfg->rx_bytes);
+	if (!err)
+		err = slots_init(ep, &ep->tx, CTX_SEND, cfg->tx_count, cfg->tx_bytes);
+	if (!err && cfg->rma)
+		err = ring_init(ep, &ep->writes, CTX_WRITE);
+	if (!err && cfg->rma)
+		err = ring_init(ep, &ep->reads, CTX_READ);
+	if (err)
+		fab_ep_delete(ep);
+	else
+		*out = ep;
+	return err;
+}
+
+void fab_ep_shutdown(struct fab_ep *ep)
+{
+	if (!__atomic_exchange_n(&ep->down, true, __ATOMIC_ACQ_REL) && ep->ep)
+		fi_shutdown(ep->ep, 0);
+}
+
+void fab_ep_delete(struct fab_ep *ep)
+{
+	if (!ep)
+		return;
+	fab_ep_shutdown(ep);
+	if (ep->ep)
+		fi_close(&ep->ep->fid);
+	if (ep->pool_mr)
+		fi_close(&ep->pool_mr->fid);
+	slots_fini(&ep->rx);
+	slots_fini(&ep->tx);
+	ring_fini(&ep->writes);
+	ring_fini(&ep->reads);
+	if (ep->cq)
+		fi_close(&ep->cq->fid);
+	if (ep->eq)
+		fi_close(&ep->eq->fid);
+	if (ep->domain)
+		fi_close(&ep->domain->fid);
+	free(ep->late);
+	free(ep);
+}
+
+/* Endpoint of info on the queues, enabled, every receive posted. */
+static int ep_start(struct fab_ep *ep, struct fi_info *info)
+{
+	int ret = fi_endpoint(ep->domain, info, &ep->ep, NULL);
+
+	if (!ret)
+		ret = fi_ep_bind(ep->ep, &ep->eq->fid, 0);
+	if (!ret)
+		ret = fi_ep_bind(ep->ep, &ep->cq->fid, FI_TRANSMIT | FI_SELECTIVE_COMPLETION);
+	if (!ret)
+		ret = fi_ep_bind(ep->ep, &ep->cq->fid, FI_RECV);
+	if (!ret)
+		ret = fi_enable(ep->ep);
+	if (ret)
+		return errmsg_set(fab_errno(ret), "fabric endpoint: %s", fab_strerror(-ret));
+	for (unsigned i = 0; i < ep->rx.count; i++) {
+		int err = fab_recv(ep, i);
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/* libfabric leaves its sockets inheritable and without any time limit. Newer versions hand the socket out, 1.17 does
+ * not: it is the one with the endpoint's name (a listener shares it; the settings suit it too). */
+static void socket_tune(int fd, unsigned timeout_ms)
+{
+	int on = 1, second = 1, probes = timeout_ms < 1000 ? 1 : (int)(timeout_ms / 1000);
+
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
+	if (!timeout_ms)
+		return;
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &second, sizeof(second));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &second, sizeof(second));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
+}
+
+static bool socket_is(int fd, const struct sockaddr_storage *name)
+{
+	struct sockaddr_storage other = { 0 };
+	socklen_t len = sizeof(other);
+
+	if (getsockname(fd, (struct sockaddr *)&other, &len) || other.ss_family != name->ss_family)
+		return false;
+	if (name->ss_family == AF_INET) {
+		const struct sockaddr_in *a = (const void *)name, *b = (const void *)&other;
+
+		return a->sin_port == b->sin_port && a->sin_addr.s_addr == b->sin_addr.s_addr;
+	}
+	if (name->ss_family == AF_INET6) {
+		const struct sockaddr_in6 *a = (const void *)name, *b = (const void *)&other;
+
+		return a->sin6_port == b->sin6_port && !memcmp(&a->sin6_addr, &b->sin6_addr, sizeof(a->sin6_addr));
+	}
+	return false;
+}
+
+static void sockets_tune(struct fab_ep *ep)
+{
+	struct sockaddr_storage name = { 0 };
+	size_t len = sizeof(name);
+	struct dirent *entry;
+	DIR *dir;
+
+	if (fi_getname(&ep->ep->fid, &name, &len))
+		return;
+	dir = opendir("/proc/self/fd");
+	if (!dir)
+		return;
+	while ((entry = readdir(dir)))
+		if (entry->d_name[0] != '.' && socket_is(atoi(entry->d_name), &name))
+			socket_tune(atoi(entry->d_name), ep->timeout_ms);
+	closedir(dir);
+}
+
+/* ---------------------------------------------------------------- connecting */
+int fab_ep_connect(struct fab_ep *ep, const void *data, size_t len)
+{
+	int err, ret;
+
+	assert(len <= FAB_CM_BYTES_MAX);
+	err = ep_start(ep, ep->fab->info);
+	if (err)
+		return err;
+	ret = fi_connect(ep->ep, ep->fab->info->dest_addr, data, len);
+	return ret ? errmsg_set(fab_errno(ret), "fabric connect: %s", fab_strerror(-ret)) : 0;
+}
+
+int fab_next(struct fab *fab, int timeout_ms, struct fab_request *req)
+{
+	char buf[sizeof(struct fi_eq_cm_entry) + 256];
+	struct fi_eq_cm_entry *entry = (void *)buf;
+	struct fi_eq_err_entry error = { 0 };
+	uint32_t event;
+	ssize_t ret = fi_eq_sread(fab->eq, &event, buf, sizeof(buf), timeout_ms, 0);
+
+	if (ret == -FI_EAVAIL)
+		fi_eq_readerr(fab->eq, &error, 0); /* a client that went away: nothing to answer */
+	if (ret < (ssize_t)sizeof(*entry) || event != FI_CONNREQ)
+		return -EAGAIN;
+	req->info = entry->info;
+	req->len = (size_t)ret - sizeof(*entry);
+	if (req->len > sizeof(req->data))
+		req->len = sizeof(req->data);
+	memcpy(req->data, entry->data, req->len);
+	return 0;
+}
+
+void fab_reject(struct fab *fab, struct fab_request *req)
+{
+	struct fi_info *info = req->info;
+
+	fi_reject(fab->pep, info->handle, NULL, 0);
+	fab_freeinfo(info);
+}
+
+int fab_ep_accept(struct fab_ep *ep, struct fab_request *req, const void *data, size_t len)
+{
+	struct fi_info *info = req->info;
+	int err, ret;
+
+	assert(len <= FAB_CM_BYTES_MAX);
+	err = ep_start(ep, info);
+	fab_freeinfo(info);
+	if (err)
+		return err;
+	ret = fi_accept(ep->ep, data, len);
+	return ret ? errmsg_set(fab_errno(ret), "fabric accept: %s", fab_strerror(-ret)) : 0;
+}
+
+static int eq_error(struct fab_ep *ep)
+{
+	struct fi_eq_err_entry error = { 0 };
+	int err;
+
+	if (fi_eq_readerr(ep->eq, &error, 0) < 0)
+		return errmsg_set(-EIO, "fabric event queue failed");
+	err = fab_errno(error.err);
+	if (!ep->connected && error.err == ECONNREFUSED)
+		return errmsg_set(-EACCES, "the target refused the fabric connection");
+	return errmsg_set(err ? err : -EIO, "fabric connection: %s", fab_strerror(error.err));
+}
+
+int fab_eq_check(struct fab_ep *ep, int timeout_ms)
+{
+	char buf[sizeof(struct fi_eq_cm_entry) + 256];
+	struct fi_eq_cm_entry *entry = (void *)buf;
+	uint32_t event;
+	ssize_t ret = timeout_ms ? fi_eq_sread(ep->eq, &event, buf, sizeof(buf), timeout_ms, 0) :
+				   fi_eq_read(ep->eq, &event, buf, sizeof(buf), 0);
+
+	if (ret == -FI_EAGAIN || ret == -FI_EINTR || ret == -FI_ETIMEDOUT)
+		return 0;
+	if (ret == -FI_EAVAIL)
+		return eq_error(ep);
+	if (ret < 0)
+		return errmsg_set(fab_errno(ret), "fabric event queue: %s", fab_strerror((int)-ret));
+	if (event == FI_SHUTDOWN)
+		return errmsg_set(-ECONNRESET, "the peer closed the fabric connection");
+	if (event == FI_CONNECTED) {
+		ep->reply_len = (size_t)ret - sizeof(*entry);
+		if (ep->reply_len > sizeof(ep->reply))
+			ep->reply_len = sizeof(ep->reply);
+		memcpy(ep->reply, entry->data, ep->reply_len);
+		ep->connected = true;
+	}
+	return 0;
+}
+
+int fab_ep_established(struct fab_ep *ep, int timeout_ms)
+{
+	if (!ep->connected) {
+		int err = fab_eq_check(ep, timeout_ms);
+
+		if (err)
+			return err;
+		if (!ep->connected)
+			return -EAGAIN;
+		sockets_tune(ep);
+	}
+	return 0;
+}
+
+size_t fab_ep_reply(const struct fab_ep *ep, void *data, size_t len)
+{
+	if (len > ep->reply_len)
+		len = ep->reply_len;
+	memcpy(data, ep->reply, len);
+	return len;
+}

@@ -1,0 +1,359 @@
+/* The target's lanes: who may connect, and the loop that receives, hands to the engine and answers.
+ *
+ *   lanes_open:  listen; per lane domain, slots and registration of the pool -> acceptor thread
+ *   acceptor:    request -> magic, session, token, lane free? -> accept, lane thread | reject
+ *                all lanes up, or connect_ms over -> listening ends, thread ends
+ *   lane:        connecting -> serving -> ended (peer gone, engine's error, silence for idle_ms, lanes_close)
+ *
+ * Memory is registered before anyone may connect, so that an accepted connection meets a complete lane. If the pool cannot be
+ * registered (DAX or file memory on verbs) on any lane, no lane offers one-sided access, and all bytes come in messages.
+ *
+ * A lane polls while requests come back to back and sleeps otherwise: a sleeping peer costs a busy one more than two
+ * sleeping ones cost each other, so the polling phase is short. It answers only after reposting the receive, so a peer
+ * that keeps to LANE_RX_SLOTS outstanding requests never finds none. The answer to a read is built in the send slot with the
+ * number of the request's receive slot: the peer has had its previous answer when the receive slot comes round again. */
+#include "lanes.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "errmsg.h"
+#include "fabric.h"
+#include "log.h"
+#include "persist.h"
+
+#define LANE_SPIN_NS 100000ull    /* polling after a request */
+#define LANE_PAUSE_MS 5           /* no request for so long: the engine may use the time */
+#define LANE_WAIT_MS 200          /* at most asleep: stop and event queue are looked at so often */
+#define ACCEPT_WAIT_MS 50
+#define TCP_TIMEOUT_MS 15000u
+
+struct tlane {
+	struct lanes *lanes;
+	unsigned index;
+	struct fab_ep *ep;
+	uint64_t raddr, rkey;
+	pthread_t thread;
+	bool taken, started; /* acceptor's, then lanes_close's */
+	bool up;             /* atomic */
+	uint64_t heard_ns;   /* last message */
+	bool idle_work;      /* the engine may have something to do */
+};
+
+struct lanes {
+	struct lanes_cfg cfg;
+	struct fab *fab;
+	bool rma;
+	pthread_t acceptor;
+	bool stop, ended; /* atomic */
+	unsigned count;
+	struct tlane lane[];
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static bool stopping(struct lanes *lanes)
+{
+	return __atomic_load_n(&lanes->stop, __ATOMIC_ACQUIRE);
+}
+
+/* The first failure ends the session; what follows from it is silent. */
+static void lanes_ended(struct lanes *lanes, int err)
+{
+	if (!stopping(lanes) && !__atomic_exchange_n(&lanes->ended, true, __ATOMIC_ACQ_REL))
+		lanes->cfg.ended(lanes->cfg.arg, err);
+}
+
+/* ---------------------------------------------------------------- serving */
+static int lane_answer(struct tlane *lane, unsigned slot, struct lane_ack_msg *ack)
+{
+	uint32_t payload = le32_get(ack->read_bytes);
+
+	if (!payload)
+		return fab_inject(lane->ep, ack, sizeof(*ack));
+	memcpy(fab_tx(lane->ep, slot), ack, sizeof(*ack));
+	return fab_send(lane->ep, slot, sizeof(*ack) + payload, false);
+}
+
+static int lane_request(struct tlane *lane, unsigned slot, size_t len)
+{
+	char *read_buf = (char *)fab_tx(lane->ep, slot) + sizeof(struct lane_ack_msg);
+	struct lane_ack_msg ack = { 0 };
+	int end, err;
+
+	end = engine_handle(lane->lanes->cfg.engine, lane->index, fab_rx(lane->ep, slot), len, &ack, read_buf);
+	err = fab_recv(lane->ep, slot);
+	if (!err)
+		err = lane_answer(lane, slot, &ack);
+	if (end)
+		log_error("lane %u: request refused: %s: %s", lane->index, errmsg_get(), strerror(-end));
+	return end ? end : err;
+}
+
+/* Handles what has arrived. Number of requests, or why the lane ends. */
+static int lane_serve(struct tlane *lane)
+{
+	struct fab_event events[FAB_EVENTS_MAX];
+	int n = fab_poll(lane->ep, events, FAB_EVENTS_MAX), requests = 0;
+
+	if (n < 0)
+		return n;
+	for (int i = 0; i < n; i++) {
+		int err;
+
+		if (events[i].kind != FAB_RECV)
+			continue;
+		err = lane_request(lane, events[i].slot, events[i].len);
+		if (err)
+			return err;
+		requests++;
+	}
+	return requests;
+}
+
+/* Nothing has arrived: poll on, work or sleep, by how long ago the last message was. */
+static int lane_rest(struct tlane *lane)
+{
+	struct lanes *lanes = lane->lanes;
+	uint64_t silent_ns = now_ns() - lane->heard_ns;
+
+	if (silent_ns < LANE_SPIN_NS) {
+		sched_yield();
+		return 0;
+	}
+	if (silent_ns > lanes->cfg.idle_ms * 1000000ull)
+		return errmsg_set(-ETIMEDOUT, "no message for %u ms", lanes->cfg.idle_ms);
+	if (lane->idle_work && silent_ns > LANE_PAUSE_MS * 1000000ull) {
+		lane->idle_work = engine_idle(lanes->cfg.engine);
+		return 0;
+	}
+	return fab_wait(lane->ep, lane->idle_work ? LANE_PAUSE_MS : LANE_WAIT_MS);
+}
+
+static int lane_connected(struct tlane *lane)
+{
+	uint64_t deadline = now_ns() + lane->lanes->cfg.connect_ms * 1000000ull;
+
+	while (!stopping(lane->lanes)) {
+		int err = fab_ep_established(lane->ep, ACCEPT_WAIT_MS);
+
+		if (err != -EAGAIN)
+			return err;
+		if (now_ns() > deadline)
+			return errmsg_set(-ETIMEDOUT, "not connected within %u ms", lane->lanes->cfg.connect_ms);
+	}
+	return 0;
+}
+
+static void *lane_main(void *arg)
+{
+	struct tlane *lane = arg;
+	struct lanes *lanes = lane->lanes;
+	int ret = lane_connected(lane);
+
+	if (!ret)
+		__atomic_store_n(&lane->up, true, __ATOMIC_RELEASE);
+	lane->heard_ns = now_ns();
+	while (ret >= 0 && !stopping(lanes)) {
+		ret = lane_serve(lane);
+		if (ret > 0) {
+			lane->heard_ns = now_ns();
+			lane->idle_work = lane->index == 0;
+		} else if (!ret) {
+			ret = lane_rest(lane);
+		}
+	}
+	if (ret < 0) {
+		if (!stopping(lanes))
+			log_info("lane %u: ended: %s", lane->index, errmsg_get());
+		lanes_ended(lanes, ret);
+	}
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- accepting */
+/* Takes as long for a wrong token as for the right one. */
+static bool token_equal(const uint8_t a[WIRE_TOKEN_BYTES], const uint8_t b[WIRE_TOKEN_BYTES])
+{
+	volatile uint8_t diff = 0;
+
+	for (unsigned i = 0; i < WIRE_TOKEN_BYTES; i++)
+		diff |= a[i] ^ b[i];
+	return !diff;
+}
+
+/* The lane a request may have, or NULL. Providers may pad private data. */
+static struct tlane *request_lane(struct lanes *lanes, const struct fab_request *req)
+{
+	struct lane_connect_msg msg;
+	bool token_ok;
+	unsigned index;
+
+	if (req->len < sizeof(msg))
+		return NULL;
+	memcpy(&msg, req->data, sizeof(msg));
+	token_ok = token_equal(msg.token, lanes->cfg.token);
+	index = le16_get(msg.lane);
+	if (!token_ok || le32_get(msg.magic) != LANE_MAGIC || le16_get(msg.version) != LANE_VERSION ||
+	    le64_get(msg.session) != lanes->cfg.session || index >= lanes->count || lanes->lane[index].taken)
+		return NULL;
+	return &lanes->lane[index];
+}
+
+static int lane_accept(struct tlane *lane, struct fab_request *req)
+{
+	struct lane_accept_msg msg = {
+		.magic = le32_put(LANE_MAGIC),
+		.version = le16_put(LANE_VERSION),
+		.lane = le16_put((uint16_t)lane->index),
+		.raddr = le64_put(lane->raddr),
+		.rkey = le64_put(lane->rkey),
+	};
+	int err;
+
+	lane->taken = true;
+	err = fab_ep_accept(lane->ep, req, &msg, sizeof(msg));
+	if (err)
+		return errmsg_prefix(err, "lane %u", lane->index);
+	err = -pthread_create(&lane->thread, NULL, lane_main, lane);
+	if (err)
+		return errmsg_set(err, "lane %u: no thread", lane->index);
+	lane->started = true;
+	return 0;
+}
+
+static bool lanes_up(const struct lanes *lanes)
+{
+	for (unsigned i = 0; i < lanes->count; i++)
+		if (!__atomic_load_n(&lanes->lane[i].up, __ATOMIC_ACQUIRE))
+			return false;
+	return true;
+}
+
+static int accept_one(struct lanes *lanes)
+{
+	struct fab_request req;
+	struct tlane *lane;
+
+	if (fab_next(lanes->fab, ACCEPT_WAIT_MS, &req))
+		return 0;
+	lane = request_lane(lanes, &req);
+	if (lane)
+		return lane_accept(lane, &req);
+	log_warn("lanes: connection refused: wrong token, session or lane");
+	fab_reject(lanes->fab, &req);
+	return 0;
+}
+
+static void *acceptor_main(void *arg)
+{
+	struct lanes *lanes = arg;
+	uint64_t deadline = now_ns() + lanes->cfg.connect_ms * 1000000ull;
+	int err = 0;
+
+	while (!err && !stopping(lanes) && !lanes_up(lanes)) {
+		err = accept_one(lanes);
+		if (!err && now_ns() > deadline)
+			err = errmsg_set(-ETIMEDOUT, "lanes not connected within %u ms", lanes->cfg.connect_ms);
+	}
+	fab_unlisten(lanes->fab);
+	if (err) {
+		log_error("lanes: %s", errmsg_get());
+		lanes_ended(lanes, err);
+	}
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- opening and closing */
+static int lane_init(struct lanes *lanes, unsigned index)
+{
+	const struct fab_ep_cfg cfg = {
+		.rx_count = LANE_RX_SLOTS,
+		.tx_count = LANE_RX_SLOTS,
+		.rx_bytes = LANE_MSG_BYTES_MAX,
+		.tx_bytes = sizeof(struct lane_ack_msg) + LANE_MSG_BYTES_MAX,
+		.timeout_ms = TCP_TIMEOUT_MS,
+	};
+	struct tlane *lane = &lanes->lane[index];
+	const struct pm *pm = lanes->cfg.pm;
+	int err;
+
+	lane->lanes = lanes;
+	lane->index = index;
+	err = fab_ep_new(lanes->fab, &cfg, &lane->ep);
+	if (err || !lanes->rma)
+		return err;
+	err = fab_ep_expose(lane->ep, pm->base, pm->len, !lanes->cfg.read_only, &lane->raddr, &lane->rkey);
+	if (err) {
+		log_notice("lane %u: no one-sided access: %s", index, errmsg_get());
+		lanes->rma = false;
+	}
+	return 0;
+}
+
+static void lanes_free(struct lanes *lanes)
+{
+	for (unsigned i = 0; i < lanes->count; i++)
+		fab_ep_delete(lanes->lane[i].ep);
+	fab_close(lanes->fab);
+	free(lanes);
+}
+
+int lanes_open(const struct lanes_cfg *cfg, struct ctl_session *session, struct lanes **out)
+{
+	struct lanes *lanes;
+	uint16_t port;
+	int err;
+
+	assert(cfg->lane_count && cfg->lane_count <= WIRE_LANES_MAX);
+	lanes = calloc(1, sizeof(*lanes) + cfg->lane_count * sizeof(lanes->lane[0]));
+	if (!lanes)
+		return -ENOMEM;
+	lanes->cfg = *cfg;
+	lanes->rma = true;
+	err = fab_listen(cfg->provider, cfg->bind_address, &lanes->fab, &port);
+	if (err)
+		goto free_lanes;
+	for (; lanes->count < cfg->lane_count; lanes->count++) {
+		err = lane_init(lanes, lanes->count);
+		if (err)
+			goto free_lanes;
+	}
+	err = -pthread_create(&lanes->acceptor, NULL, acceptor_main, lanes);
+	if (err)
+		goto free_lanes;
+	session->port = port;
+	session->lanes = lanes->count;
+	session->caps = lanes->rma ? CTL_CAP_RMA : 0;
+	session->raddr = lanes->rma ? lanes->lane[0].raddr : 0;
+	session->rkey = lanes->rma ? lanes->lane[0].rkey : 0;
+	session->msg_bytes_max = LANE_MSG_BYTES_MAX;
+	session->rx_slots = LANE_RX_SLOTS;
+	*out = lanes;
+	return 0;
+free_lanes:
+	lanes_free(lanes);
+	return err;
+}
+
+void lanes_close(struct lanes *lanes)
+{
+	__atomic_store_n(&lanes->stop, true, __ATOMIC_RELEASE);
+	pthread_join(lanes->acceptor, NULL);
+	for (unsigned i = 0; i < lanes->count; i++)
+		fab_ep_shutdown(lanes->lane[i].ep);
+	for (unsigned i = 0; i < lanes->count; i++)
+		if (lanes->lane[i].started)
+			pthread_join(lanes->lane[i].thread, NULL);
+	lanes_free(lanes);
+}
