@@ -8,7 +8,7 @@
  *   replication_start    mount nonce, membership, rule, epoch: into the first commit, which it asks for
  *   loop                 replication_poll, then fs_poll; sleep on replication_fds when replication_may_block and not
  *                        replication_busy, at most replication_timeout_ms
- *   replication_close    before or after fs_close; after it replication_ops may no longer be called
+ *   replication_close    before fs_close (it takes a waiter back); after it nothing but fs_close may be called
  *
  * Works without any remote replica as well: then nothing waits. Replicas that fail are tried again in the background;
  * one that is refused (REPLICATION_REFUSED) stays out until the next mount. */
