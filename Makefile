@@ -43,9 +43,9 @@ COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/po
 # The initiator.
 RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/lane rpmem/link
 # The target.
-RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/server rpmemd/lanes rpmemd/takeover
+RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/served rpmemd/server rpmemd/lanes rpmemd/takeover
 # The file system core and its front ends.
-FSCORE := fs/block fs/alloc fs/op fs/commit fs/stream fs/map fs/itable fs/dir fs/namei fs/file fs/orphan fs/fs fs/format \
+FSCORE := fs/block fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/file fs/orphan fs/fs fs/format \
           fs/fsck
 FSPROG := fs/policy fs/attach fs/restore fs/fuse_ops fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_mount fs/cmd_restore
 
@@ -101,6 +101,20 @@ suites: $(SUITES:%=$(BUILD)/tests/%)
 
 check: all suites
 	scripts/check $(BUILD) $(SUITES)
+
+# ---------------------------------------------------------------- bench
+# The programs that stand beside the file system as its limit; they share no code with it and link libfabric.
+BENCH := $(BUILD)/bench/floor_fs $(BUILD)/bench/fabread $(BUILD)/bench/fsbench
+BENCH_LIBS = $(shell pkg-config --libs fuse3 libfabric)
+
+$(BUILD)/bench/floor_fs $(BUILD)/bench/fabread: $(call obj,tests/bench/peer)
+$(BENCH): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(BENCH_LIBS)
+
+bench: all $(BENCH)
+	tests/bench/run $(BUILD)
 
 clean:
 	rm -rf build

@@ -13,6 +13,7 @@ struct engine_cfg {
 	struct copy *copy;  /* NULL: plain pool (librpmem), COMMIT and CHECKPOINT refused */
 	uint64_t floor;     /* least offset a plain write may touch: 4096, or 0 without headers */
 	bool read_only;
+	bool fs;            /* copy is or will be (engine_set_copy) set: plain writes are refused until it is */
 };
 
 int engine_new(const struct engine_cfg *cfg, struct engine **out);

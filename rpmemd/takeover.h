@@ -1,0 +1,13 @@
+/* Ending the running session of a pool, so that a new one can fence it. Any thread; blocks. */
+#ifndef RPMEMFS_RPMEMD_TAKEOVER_H
+#define RPMEMFS_RPMEMD_TAKEOVER_H
+
+#define TAKEOVER_TERM_MS 3000u /* from SIGTERM to SIGKILL */
+#define TAKEOVER_KILL_MS 5000u /* from SIGKILL until giving up: the process may sit in an uninterruptible wait */
+
+/* Ends every process of this program and user that holds a flock on the part (a file, or the files of a directory), and waits until each has ended: then its
+ * endpoints, registrations and lock are gone. 0 also when nobody holds it or the file does not exist. -EBUSY: the holder
+ * is another program or another user's, or does not end; errmsg says which. */
+int takeover_end(const char *part_path);
+
+#endif
