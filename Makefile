@@ -38,16 +38,16 @@ LIBS = $(PKG_LIBS) -ldl -lm
 
 # ---------------------------------------------------------------- files
 # What both ends link.
-COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/pool rpmem/pool_part rpmem/pmem rpmem/persist \
+COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/pool rpmem/pool_map rpmem/pool_part rpmem/pmem rpmem/persist \
           rpmem/redo rpmem/replay rpmem/copy rpmem/copy_omf rpmem/codec rpmem/codec_lane rpmem/fabric rpmem/fabric_ep rpmem/fabric_io
 # The initiator.
 RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/lane rpmem/link
 # The target.
 RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/served rpmemd/server rpmemd/lanes rpmemd/takeover
 # The file system core and its front ends.
-FSCORE := fs/block fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/file fs/orphan fs/fs fs/format \
+FSCORE := fs/block fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/rename fs/attr fs/file fs/orphan fs/fs fs/format \
           fs/fsck
-FSPROG := fs/policy fs/attach fs/restore fs/fuse_ops fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_mount fs/cmd_restore
+FSPROG := fs/policy fs/attach fs/restore fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_mount fs/cmd_restore
 
 # Criterion suites: tests/<name>.c
 SUITES := common/test_csum common/test_poolset common/test_poolhdr common/test_pool common/test_persist \
