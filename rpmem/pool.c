@@ -1,10 +1,5 @@
-/* Pools out of parts: create, open, map, headers, remove.
- *
- *   offset   0            map_len[0]        map_len[0] + map_len[1]
- *            | header ... | ...             | ...                       one range of addresses
- *   part     0 from byte 0  1 from byte 4096  2 from byte 4096           (from 0 when it has no header)
- *
- * Both create and open go through a struct build, which knows how to undo what was done so far:
+/* Pools out of parts: created, opened, their headers changed, removed. Create and open go through a struct build, which
+ * knows how to undo what was done so far:
  *
  *   create   claim existing parts (open, lock, must be empty) - make files - map - sync sizes and names - headers
  *   open     open, lock, compare sizes                                    - map - read and check headers
@@ -17,17 +12,16 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "errmsg.h"
 #include "log.h"
+#include "pool_map.h"
 #include "pool_part.h"
 
 #define PAGE_BYTES 4096u
-#define MAP_ALIGN (2ull << 20) /* a huge page of x86-64 and arm64 */
 
 struct build {
 	struct pool *pool;
@@ -75,8 +69,7 @@ void pool_close(struct pool *pool)
 {
 	if (!pool)
 		return;
-	if (pool->pm.base)
-		munmap(pool->pm.base, pool->pm.len);
+	pool_unmap(pool);
 	for (unsigned i = 0; i < pool->part_count; i++) {
 		part_close(pool->parts[i].fd);
 		free(pool->parts[i].path);
@@ -183,94 +176,19 @@ static int check_min(const struct build *b, unsigned i)
 			  (unsigned long long)b->parts[i].size, (unsigned long long)POOL_PART_BYTES_MIN);
 }
 
-/* ---------------------------------------------------------------- map */
-
-/* len bytes of addresses nobody else gets, aligned for huge pages. */
-static int reserve(uint64_t len, uint8_t **base)
-{
-	uint8_t *got = mmap(NULL, len + MAP_ALIGN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	uint8_t *aligned;
-
-	if (got == MAP_FAILED) {
-		int err = -errno;
-
-		return errmsg_set(err, "cannot reserve %llu bytes of addresses: %s", (unsigned long long)len,
-				  strerror(-err));
-	}
-	aligned = (uint8_t *)(((uintptr_t)got + MAP_ALIGN - 1) & ~(uintptr_t)(MAP_ALIGN - 1));
-	if (aligned > got)
-		munmap(got, (size_t)(aligned - got));
-	munmap(aligned + len, (size_t)(got + MAP_ALIGN - aligned));
-	*base = aligned;
-	return 0;
-}
-
-/* Asked beside the range: where MAP_SYNC is refused, MAP_FIXED may have unmapped the reservation already. */
-static bool map_sync_works(int fd, int prot)
-{
-	void *probe = mmap(NULL, PAGE_BYTES, prot, MAP_SHARED_VALIDATE | MAP_SYNC, fd, 0);
-
-	if (probe == MAP_FAILED)
-		return false;
-	munmap(probe, PAGE_BYTES);
-	return true;
-}
-
-/* What holds for all parts: one in memory makes the whole no better than memory; msync works on pmem as well. */
-static enum pm_domain weaker(enum pm_domain a, enum pm_domain b)
-{
-	if (a == PM_MEMORY || b == PM_MEMORY)
-		return PM_MEMORY;
-	return a == PM_FILE || b == PM_FILE ? PM_FILE : PM_PMEM;
-}
-
-static int map_part(const struct pool *pool, const struct pool_part *part, off_t file_off, bool read_only,
-		    enum pm_domain *domain)
-{
-	int prot = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
-	bool sync = map_sync_works(part->fd, prot);
-	int flags = MAP_FIXED | (sync ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED);
-	void *base = mmap(pool->pm.base + part->map_off, part->map_len, prot, flags, part->fd, file_off);
-
-	if (base == MAP_FAILED) {
-		int err = -errno;
-
-		return errmsg_set(err, "part %s: mmap: %s", part->path, strerror(-err));
-	}
-	*domain = pm_detect(part->fd, base, part->map_len, sync);
-	return 0;
-}
-
 /* Lays the parts out and maps them; the sizes are final. */
 static int build_map(struct build *b)
 {
-	struct pool *pool = b->pool;
-	bool read_only = b->flags & POOL_RDONLY;
-	enum pm_domain domain = PM_PMEM, part_domain = PM_PMEM;
-	uint64_t len = 0;
-	uint8_t *base = NULL;
-	int err;
+	uint64_t skip = b->hdr_count > 1 ? POOLHDR_BYTES : 0, off = 0;
 
-	for (unsigned i = 0; i < pool->part_count; i++) {
-		uint64_t skip = i && b->hdr_count > 1 ? POOLHDR_BYTES : 0;
+	for (unsigned i = 0; i < b->pool->part_count; i++) {
+		struct pool_part *part = &b->pool->parts[i];
 
-		pool->parts[i].map_off = len;
-		pool->parts[i].map_len = (b->parts[i].size & ~(uint64_t)(PAGE_BYTES - 1)) - skip;
-		len += pool->parts[i].map_len;
+		part->map_off = off;
+		part->map_len = (b->parts[i].size & ~(uint64_t)(PAGE_BYTES - 1)) - (i ? skip : 0);
+		off += part->map_len;
 	}
-	err = reserve(len, &base);
-	if (err)
-		return err;
-	pm_init(&pool->pm, base, len, PM_PMEM);
-	for (unsigned i = 0; i < pool->part_count; i++) {
-		err = map_part(pool, &pool->parts[i], i && b->hdr_count > 1 ? POOLHDR_BYTES : 0, read_only, &part_domain);
-		if (err)
-			return err;
-		domain = i ? weaker(domain, part_domain) : part_domain;
-	}
-	pool->pm.domain = domain;
-	pool->pm.read_only = read_only;
-	return 0;
+	return pool_map(b->pool, skip, b->flags & POOL_RDONLY);
 }
 
 /* ---------------------------------------------------------------- headers */
@@ -289,30 +207,11 @@ static int headers_read(const struct pool *pool, unsigned count, struct poolhdr_
 	return 0;
 }
 
-static int header_write_beside(const struct pool_part *part, const struct poolhdr_omf *hdr)
-{
-	bool sync = map_sync_works(part->fd, PROT_READ | PROT_WRITE);
-	void *base = mmap(NULL, sizeof(*hdr), PROT_READ | PROT_WRITE,
-			  sync ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED, part->fd, 0);
-	struct pm pm;
-	int err;
-
-	if (base == MAP_FAILED) {
-		err = -errno;
-		return errmsg_set(err, "part %s: mmap of the header: %s", part->path, strerror(-err));
-	}
-	pm_init(&pm, base, sizeof(*hdr), pm_detect(part->fd, base, sizeof(*hdr), sync));
-	pm_write(&pm, 0, hdr, sizeof(*hdr));
-	err = pm_fence(&pm, PM_POINT_HEADER);
-	munmap(base, sizeof(*hdr));
-	return err;
-}
-
 /* Last the first part's, which is looked at first. */
 static int headers_write(struct pool *pool, unsigned count, const struct poolhdr_omf *hdrs)
 {
 	for (unsigned i = 1; i < count; i++) {
-		int err = header_write_beside(&pool->parts[i], &hdrs[i]);
+		int err = pool_write_beside(&pool->parts[i], &hdrs[i], sizeof(hdrs[i]), PM_POINT_HEADER);
 
 		if (err)
 			return err;

@@ -209,13 +209,14 @@ int poolhdr_check(const struct poolhdr_omf *hdrs, unsigned count, struct pool_at
 {
 	assert(count > 0);
 	for (unsigned i = 0; i < count; i++) {
-		int err;
-
 		if (poolhdr_is_zero(&hdrs[i]))
 			return errmsg_set(-EINVAL, "part %u: pool header is zero", i);
 		if (!poolhdr_sealed(&hdrs[i]))
 			return errmsg_set(-EINVAL, "part %u: pool header: wrong checksum", i);
-		err = check_shared(hdrs, i);
+	}
+	for (unsigned i = 0; i < count; i++) {
+		int err = check_shared(hdrs, i);
+
 		if (!err)
 			err = check_ring(hdrs, count, i);
 		if (err)
