@@ -38,9 +38,6 @@ int alloc_pend(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_se
 /* Gives out pending blocks whose conditions hold now. */
 void alloc_settle(struct fs *fs, uint64_t min_acked, uint64_t min_tail);
 
-/* Marks blocks used that recovery or an operation found in use (operation undo). */
-void alloc_take(struct fs *fs, uint64_t blk);
-
 uint64_t alloc_free_blks(const struct fs *fs);    /* can be given out now, kept-back ones included */
 uint64_t alloc_pending_blks(const struct fs *fs);
 uint64_t alloc_total_blks(const struct fs *fs);

@@ -8,6 +8,7 @@
 #ifndef RPMEMFS_FS_BLOCK_H
 #define RPMEMFS_FS_BLOCK_H
 
+#include "alloc.h"
 #include "fsmedia.h"
 
 struct fs;
@@ -39,8 +40,8 @@ uint64_t block_number(const struct shadow *shadow);
 /* Changes len bytes at off; lines whose content stays equal do not become dirty. -ENOMEM. */
 int block_put(struct fs *fs, struct shadow *shadow, uint32_t off, const void *src, uint32_t len);
 
-/* Allocates a metadata block, content zero. -ENOSPC (see alloc_reserve_use), -ENOMEM. */
-int block_new(struct fs *fs, uint32_t type, uint64_t *blk, struct shadow **shadow);
+/* Allocates a metadata block, content zero. -ENOSPC: none left for that class, -ENOMEM. */
+int block_new(struct fs *fs, enum alloc_class class, uint32_t type, uint64_t *blk, struct shadow **shadow);
 
 /* Frees a block of any type, at the end of the operation. -ENOMEM. */
 int block_free(struct fs *fs, uint64_t blk);

@@ -74,6 +74,7 @@ uint64_t fs_root_blk(const struct fs *fs);
 struct fs_waiter {
 	void (*done)(struct fs_waiter *waiter, int err); /* called once, from fs_poll or from the call that took it */
 	uint64_t seq;             /* filled in: the commit waited for */
+	struct fs *fs;            /* filled in, with the links below; zero when not waiting */
 	struct fs_waiter *next, **prev;
 };
 
@@ -93,6 +94,8 @@ bool fs_idle(struct fs *fs);
 int fs_sync_inode(struct fs *fs, uint64_t ino, struct fs_waiter *waiter);
 /* The same for all streams and metadata. */
 int fs_sync_all(struct fs *fs, struct fs_waiter *waiter);
+/* Applies every settled record in place (clean end, before fsck): -EIO, -EBADMSG. */
+int fs_checkpoint(struct fs *fs);
 /* Gives up waiting (interrupt, timeout); the commit goes on. */
 void fs_waiter_cancel(struct fs_waiter *waiter);
 /* Closes the running commit as soon as the one in flight is done, without waiting (membership changes). */

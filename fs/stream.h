@@ -22,7 +22,6 @@ struct staged {
 	uint32_t csum;     /* of blk's content */
 	uint32_t lines;    /* image: lines that differ from the committed content, for the size estimate */
 	bool pushed;       /* sent ahead to every attached replica */
-	uint32_t reserved; /* index blocks reserved for it */
 	UT_hash_handle hh;
 };
 
@@ -37,7 +36,11 @@ struct vinode {
 	uint64_t staged_blks;    /* with blk: they count in st_blocks */
 	uint64_t record_bytes;   /* estimate of its share of a record */
 	uint64_t linked_seq;     /* newest commit that holds a link of it */
-	int failed;              /* errno of a WRITE that failed and was not made good */
+	uint64_t gen;            /* of the stream: order in which streams were opened */
+	uint64_t reserved;       /* blocks reserved for the index blocks it will need */
+	uint64_t reserved_node;  /* last map node a reservation was made for; UINT64_MAX: none */
+	int failed;              /* errno of a WRITE that failed and was not made good ... */
+	uint64_t failed_off, failed_len; /* ... and its range */
 	struct vinode *dirty_next, **dirty_prev; /* fs->dirty_streams */
 	UT_hash_handle hh;
 };
@@ -55,7 +58,7 @@ void stream_cut(struct fs *fs, struct vinode *v, uint64_t fblk);
  * room first (fs_room). After op_end stream_linked empties it; after op_abort it is as it was. */
 int stream_link(struct fs *fs, struct vinode *v, struct fs_inode_omf *inode);
 void stream_linked(struct fs *fs, struct vinode *v);
-/* Room check and link as an operation of its own. 0 also when there is no stream. -EAGAIN. */
+/* Room check and link as an operation of its own. 0 also when there is no stream. -EAGAIN. v may be gone after it. */
 int stream_link_now(struct fs *fs, struct vinode *v);
 /* Throws the stream away (inode reclaimed). */
 void stream_drop(struct fs *fs, struct vinode *v);

@@ -1,0 +1,366 @@
+/* See alloc.h. A group's bitmap is built when the group is first used; from then on it is the truth, ahead of the block table
+ * by what is staged, linked or pending. A block freed in a group not looked at yet loads it first, while the table still
+ * says used.
+ *
+ * Invariants: alloc.free counts the clear bits of all groups, those not looked at yet by their table; wait_ack is ordered by
+ * freed_by, because commits settle in order. */
+#include "alloc.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include "errmsg.h"
+#include "fs_impl.h"
+
+#define WORD_BITS 64u
+#define WAIT_ACK_SLACK 1024u /* settled entries at the front before the list is moved down */
+
+int alloc_init(struct fs *fs)
+{
+	struct alloc *a = &fs->alloc;
+
+	a->groups = calloc(fs->geom.group_count, sizeof(*a->groups));
+	if (!a->groups)
+		return -ENOMEM;
+	for (uint64_t g = 0; g < fs->geom.group_count; g++) {
+		a->groups[g].len = (uint32_t)media_group_len(&fs->geom, g);
+		a->total += a->groups[g].len - MEDIA_GROUP_META_BLKS;
+	}
+	if (copy_used_blks(fs->copy) > a->total)
+		return errmsg_set(-EBADMSG, "superblock: %llu blocks in use, the pool has %llu",
+				  (unsigned long long)copy_used_blks(fs->copy), (unsigned long long)a->total);
+	a->free = a->total - copy_used_blks(fs->copy);
+	a->data_blk = a->meta_blk = fs->geom.group0_blk + MEDIA_GROUP_META_BLKS;
+	a->wait_tail_min = UINT64_MAX;
+	return 0;
+}
+
+void alloc_fini(struct fs *fs)
+{
+	struct alloc *a = &fs->alloc;
+
+	for (uint64_t g = 0; a->groups && g < fs->geom.group_count; g++)
+		free(a->groups[g].used);
+	free(a->groups);
+	vec_free(&a->wait_ack);
+	vec_free(&a->wait_tail);
+}
+
+/* ---------------------------------------------------------------- bitmaps */
+
+static bool bit_get(const uint64_t *map, uint32_t i)
+{
+	return map[i / WORD_BITS] >> (i % WORD_BITS) & 1;
+}
+
+static void bit_set(uint64_t *map, uint32_t i)
+{
+	map[i / WORD_BITS] |= 1ull << (i % WORD_BITS);
+}
+
+static void bit_clear(uint64_t *map, uint32_t i)
+{
+	map[i / WORD_BITS] &= ~(1ull << (i % WORD_BITS));
+}
+
+/* First clear bit in [from, len), or len. */
+static uint32_t bit_find_clear(const uint64_t *map, uint32_t from, uint32_t len)
+{
+	while (from < len) {
+		uint64_t word = ~map[from / WORD_BITS] >> (from % WORD_BITS);
+
+		if (word) {
+			from += (uint32_t)__builtin_ctzll(word);
+			return from < len ? from : len;
+		}
+		from = (from / WORD_BITS + 1) * WORD_BITS;
+	}
+	return len;
+}
+
+/* Bits of one group from its table. */
+static int group_fill(struct fs *fs, uint64_t g, uint64_t *used, uint32_t *free_count)
+{
+	uint64_t first = media_group_blk(&fs->geom, g);
+	const struct media_entry_omf *table = pm_ptr(fs->pm, media_off(first + 1));
+	uint32_t len = fs->alloc.groups[g].len, count = 0;
+	struct copy_entry entry;
+
+	for (uint32_t i = 0; i < MEDIA_GROUP_META_BLKS; i++)
+		bit_set(used, i);
+	for (uint32_t i = MEDIA_GROUP_META_BLKS; i < len; i++) {
+		int err;
+
+		if (table[i].seq_type.le == 0 && table[i].check.le == 0) {
+			count++;
+			continue;
+		}
+		err = copy_entry_decode(first + i, &table[i], &entry);
+		if (err)
+			return err;
+		if (entry.type == MEDIA_FREE)
+			count++;
+		else
+			bit_set(used, i);
+	}
+	*free_count = count;
+	return 0;
+}
+
+static int group_load(struct fs *fs, uint64_t g)
+{
+	struct group *group = &fs->alloc.groups[g];
+	uint64_t *used;
+	int err;
+
+	if (group->used)
+		return 0;
+	used = calloc(MEDIA_GROUP_BLKS / WORD_BITS, sizeof(*used));
+	if (!used)
+		return -ENOMEM;
+	err = group_fill(fs, g, used, &group->free);
+	if (err) {
+		free(used);
+		return err;
+	}
+	group->used = used;
+	group->full = group->free == 0;
+	return 0;
+}
+
+/* Whether the group may have a free block, without loading it. */
+static int group_has_room(struct fs *fs, uint64_t g, bool *room)
+{
+	struct group *group = &fs->alloc.groups[g];
+	uint64_t seq;
+	uint32_t used;
+	int err;
+
+	*room = !group->full;
+	if (group->used || group->full)
+		return 0;
+	err = copy_summary_get(fs->copy, g, &seq, &used);
+	if (err)
+		return err;
+	group->full = used >= group->len - MEDIA_GROUP_META_BLKS;
+	*room = !group->full;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- giving out */
+
+static uint64_t alloc_usable(const struct alloc *a, enum alloc_class class)
+{
+	uint64_t keep = class == ALLOC_FREE ? 0 : a->reserved + ALLOC_KEEP;
+
+	return a->free > keep ? a->free - keep : 0;
+}
+
+/* Finds the next free block at or behind `from`, wrapping once around the pool. */
+static int alloc_search(struct fs *fs, uint64_t from, uint64_t *blk)
+{
+	uint64_t first = media_group_of(&fs->geom, from);
+	uint32_t start = (uint32_t)(from - media_group_blk(&fs->geom, first));
+
+	for (uint64_t n = 0; n <= fs->geom.group_count; n++) {
+		uint64_t g = (first + n) % fs->geom.group_count;
+		struct group *group = &fs->alloc.groups[g];
+		bool room;
+		uint32_t i;
+		int err = group_has_room(fs, g, &room);
+
+		if (!err && room)
+			err = group_load(fs, g);
+		if (err)
+			return err;
+		if (room && !group->full) {
+			i = bit_find_clear(group->used, n == 0 ? start : 0, group->len);
+			if (i < group->len) {
+				*blk = media_group_blk(&fs->geom, g) + i;
+				return 0;
+			}
+		}
+	}
+	return -ENOSPC;
+}
+
+static void alloc_mark(struct fs *fs, uint64_t blk)
+{
+	uint64_t g = media_group_of(&fs->geom, blk);
+	struct group *group = &fs->alloc.groups[g];
+	uint32_t i = (uint32_t)(blk - media_group_blk(&fs->geom, g));
+
+	assert(group->used);
+	assert(!bit_get(group->used, i));
+	bit_set(group->used, i);
+	group->free--;
+	group->full = group->free == 0;
+	fs->alloc.free--;
+}
+
+static void alloc_clear(struct fs *fs, uint64_t blk)
+{
+	uint64_t g = media_group_of(&fs->geom, blk);
+	struct group *group = &fs->alloc.groups[g];
+	uint32_t i = (uint32_t)(blk - media_group_blk(&fs->geom, g));
+
+	assert(group->used);
+	assert(bit_get(group->used, i));
+	bit_clear(group->used, i);
+	group->free++;
+	group->full = false;
+	fs->alloc.free++;
+}
+
+/* Keeps a cursor inside the pool. */
+static uint64_t cursor_after(struct fs *fs, uint64_t blk)
+{
+	return blk + 1 < fs->geom.blk_count ? blk + 1 : fs->geom.group0_blk + MEDIA_GROUP_META_BLKS;
+}
+
+int alloc_block(struct fs *fs, enum alloc_class class, uint64_t *blk)
+{
+	struct alloc *a = &fs->alloc;
+	uint64_t *cursor = class == ALLOC_DATA ? &a->data_blk : &a->meta_blk;
+	int err;
+
+	if (!alloc_usable(a, class))
+		return -ENOSPC;
+	err = alloc_search(fs, *cursor, blk);
+	if (err)
+		return err;
+	alloc_mark(fs, *blk);
+	*cursor = cursor_after(fs, *blk);
+	return 0;
+}
+
+int alloc_run(struct fs *fs, uint64_t want, uint64_t *blk, uint64_t *got)
+{
+	struct alloc *a = &fs->alloc;
+	uint64_t usable = alloc_usable(a, ALLOC_DATA), g, n;
+	struct group *group;
+	uint32_t i;
+	int err;
+
+	if (!usable)
+		return -ENOSPC;
+	if (want > usable)
+		want = usable;
+	err = alloc_search(fs, a->data_blk, blk);
+	if (err)
+		return err;
+	g = media_group_of(&fs->geom, *blk);
+	group = &a->groups[g];
+	i = (uint32_t)(*blk - media_group_blk(&fs->geom, g));
+	for (n = 0; n < want && i + n < group->len && !bit_get(group->used, i + (uint32_t)n); n++)
+		alloc_mark(fs, *blk + n);
+	*got = n;
+	a->data_blk = cursor_after(fs, *blk + n - 1);
+	return 0;
+}
+
+void alloc_undo(struct fs *fs, uint64_t blk)
+{
+	alloc_clear(fs, blk);
+}
+
+int alloc_reserve(struct fs *fs, uint64_t blks)
+{
+	if (blks > alloc_usable(&fs->alloc, ALLOC_META))
+		return -ENOSPC;
+	fs->alloc.reserved += blks;
+	return 0;
+}
+
+void alloc_unreserve(struct fs *fs, uint64_t blks)
+{
+	assert(blks <= fs->alloc.reserved);
+	fs->alloc.reserved -= blks;
+}
+
+/* ---------------------------------------------------------------- taking back */
+
+int alloc_pend(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_seq)
+{
+	struct alloc *a = &fs->alloc;
+	uint64_t g = media_group_of(&fs->geom, blk);
+	uint32_t i = (uint32_t)(blk - media_group_blk(&fs->geom, g));
+	int err = group_load(fs, g);
+
+	if (err)
+		return err;
+	if (!bit_get(a->groups[g].used, i))
+		return errmsg_set(-EUCLEAN, "block %#llx freed, but its table entry says free", (unsigned long long)blk);
+	if (a->wait_ack_head > WAIT_ACK_SLACK && a->wait_ack_head > a->wait_ack.n / 2) {
+		a->wait_ack.n -= a->wait_ack_head;
+		memmove(a->wait_ack.v, a->wait_ack.v + a->wait_ack_head, a->wait_ack.n * sizeof(*a->wait_ack.v));
+		a->wait_ack_head = 0;
+	}
+	return vec_push(&a->wait_ack, ((struct pending){ blk, freed_by, lines_seq }));
+}
+
+/* Blocks whose freeing commit is durable everywhere: free, unless a tail still has lines of them before it. */
+static void settle_acked(struct fs *fs, uint64_t min_acked, uint64_t min_tail)
+{
+	struct alloc *a = &fs->alloc;
+
+	while (a->wait_ack_head < a->wait_ack.n) {
+		struct pending *p = &a->wait_ack.v[a->wait_ack_head];
+
+		if (p->freed_by > min_acked)
+			return;
+		if (p->lines_seq <= min_tail) {
+			alloc_clear(fs, p->blk);
+		} else {
+			if (vec_push(&a->wait_tail, *p))
+				return; /* no memory: it stays where it is until the next settling */
+			if (p->lines_seq < a->wait_tail_min)
+				a->wait_tail_min = p->lines_seq;
+		}
+		a->wait_ack_head++;
+	}
+	a->wait_ack_head = a->wait_ack.n = 0;
+}
+
+static void settle_tail(struct fs *fs, uint64_t min_tail)
+{
+	struct alloc *a = &fs->alloc;
+	size_t kept = 0;
+
+	if (a->wait_tail_min > min_tail)
+		return;
+	a->wait_tail_min = UINT64_MAX;
+	for (size_t i = 0; i < a->wait_tail.n; i++) {
+		struct pending p = a->wait_tail.v[i];
+
+		if (p.lines_seq <= min_tail) {
+			alloc_clear(fs, p.blk);
+			continue;
+		}
+		a->wait_tail.v[kept++] = p;
+		if (p.lines_seq < a->wait_tail_min)
+			a->wait_tail_min = p.lines_seq;
+	}
+	a->wait_tail.n = kept;
+}
+
+void alloc_settle(struct fs *fs, uint64_t min_acked, uint64_t min_tail)
+{
+	settle_tail(fs, min_tail);
+	settle_acked(fs, min_acked, min_tail);
+}
+
+uint64_t alloc_free_blks(const struct fs *fs)
+{
+	return fs->alloc.free;
+}
+
+uint64_t alloc_pending_blks(const struct fs *fs)
+{
+	return fs->alloc.wait_ack.n - fs->alloc.wait_ack_head + fs->alloc.wait_tail.n;
+}
+
+uint64_t alloc_total_blks(const struct fs *fs)
+{
+	return fs->alloc.total;
+}

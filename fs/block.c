@@ -1,0 +1,351 @@
+/* Current content of blocks, and the running commit's changes to them. See block.h and fs_impl.h for the states.
+ *
+ * Invariants: a shadow with dirty lines is on fs->dirty, any other on fs->clean; fs->running.bytes is at least the size of
+ * the record that closing now would build; a block is in running.freed or fresh, never in both. */
+#include "block.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include "errmsg.h"
+#include "fs_impl.h"
+
+#define RECORD_HEAD_BYTES (sizeof(struct redo_hdr_omf) + MEDIA_LINE_BYTES)
+#define LINK_BYTES (sizeof(struct redo_run_omf) + sizeof(le32_t))
+
+int blocks_init(struct fs *fs)
+{
+	TAILQ_INIT(&fs->dirty);
+	TAILQ_INIT(&fs->clean);
+	fs->running.bytes = RECORD_HEAD_BYTES;
+	return 0;
+}
+
+void blocks_fini(struct fs *fs)
+{
+	struct shadow *s, *snext;
+	struct fresh *f, *fnext;
+
+	HASH_ITER(hh, fs->shadows, s, snext)
+		shadow_delete(fs, s);
+	HASH_ITER(hh, fs->fresh, f, fnext) {
+		HASH_DEL(fs->fresh, f);
+		free(f);
+	}
+	vec_free(&fs->running.fresh);
+	vec_free(&fs->running.freed);
+	vec_free(&fs->flying.fresh);
+	vec_free(&fs->flying.freed);
+}
+
+/* ---------------------------------------------------------------- shadows */
+
+struct shadow *shadow_find(struct fs *fs, uint64_t blk)
+{
+	struct shadow *s;
+
+	HASH_FIND(hh, fs->shadows, &blk, sizeof(blk), s);
+	return s;
+}
+
+static int shadow_new(struct fs *fs, uint64_t blk, uint32_t type, struct shadow **out)
+{
+	struct shadow *s = aligned_alloc(64, sizeof(*s));
+
+	if (!s)
+		return -ENOMEM;
+	memset(s, 0, offsetof(struct shadow, content));
+	s->blk = blk;
+	s->type = type;
+	HASH_ADD(hh, fs->shadows, blk, sizeof(s->blk), s);
+	TAILQ_INSERT_HEAD(&fs->clean, s, list);
+	*out = s;
+	return 0;
+}
+
+void shadow_delete(struct fs *fs, struct shadow *s)
+{
+	TAILQ_REMOVE(s->dirty ? &fs->dirty : &fs->clean, s, list);
+	HASH_DEL(fs->shadows, s);
+	free(s);
+}
+
+void shadow_mark(struct fs *fs, struct shadow *s, uint64_t lines)
+{
+	uint64_t add = lines & ~s->dirty;
+
+	if (!add)
+		return;
+	if (!s->dirty) {
+		TAILQ_REMOVE(&fs->clean, s, list);
+		TAILQ_INSERT_TAIL(&fs->dirty, s, list);
+		fs->running.bytes += sizeof(struct redo_lines_omf);
+	}
+	s->dirty |= add;
+	fs->running.bytes += (uint64_t)__builtin_popcountll(add) * MEDIA_LINE_BYTES;
+}
+
+void shadow_unmark(struct fs *fs, struct shadow *s, uint64_t lines)
+{
+	uint64_t gone = lines & s->dirty;
+
+	if (!gone)
+		return;
+	s->dirty &= ~gone;
+	fs->running.bytes -= (uint64_t)__builtin_popcountll(gone) * MEDIA_LINE_BYTES;
+	if (!s->dirty) {
+		fs->running.bytes -= sizeof(struct redo_lines_omf);
+		TAILQ_REMOVE(&fs->dirty, s, list);
+		TAILQ_INSERT_TAIL(&fs->clean, s, list);
+	}
+}
+
+/* ---------------------------------------------------------------- reading */
+
+static int damaged_pointer(uint64_t blk)
+{
+	return errmsg_set(-EUCLEAN, "block %#llx cannot hold content: a pointer to it is damaged", (unsigned long long)blk);
+}
+
+/* In-place content checked against its table entry. */
+static int block_verify(struct fs *fs, uint64_t blk, uint32_t type, const void **content)
+{
+	const void *p = pm_ptr(fs->pm, media_off(blk));
+	struct copy_entry entry;
+	int err = copy_entry_get(fs->copy, blk, &entry);
+
+	if (err)
+		return err;
+	if (entry.type != type)
+		return errmsg_set(-EBADMSG, "block %#llx is of type %u, expected %u", (unsigned long long)blk, entry.type,
+				  type);
+	if (csum_crc32c(0, p, MEDIA_BLOCK_BYTES) != entry.csum)
+		return errmsg_set(-EBADMSG, "block %#llx (pool offset %#llx): content does not match its checksum",
+				  (unsigned long long)blk, (unsigned long long)media_off(blk));
+	*content = p;
+	return 0;
+}
+
+int block_get(struct fs *fs, uint64_t blk, uint32_t type, const void **content)
+{
+	struct shadow *s;
+
+	if (!media_blk_valid(&fs->geom, blk))
+		return damaged_pointer(blk);
+	s = shadow_find(fs, blk);
+	if (!s)
+		return block_verify(fs, blk, type, content);
+	if (s->type != type)
+		return errmsg_set(-EBADMSG, "block %#llx is of type %u, expected %u", (unsigned long long)blk, s->type, type);
+	*content = s->content;
+	return 0;
+}
+
+int block_get_data(struct fs *fs, uint64_t blk, const void **content)
+{
+	struct fresh *f;
+
+	if (!media_blk_valid(&fs->geom, blk))
+		return damaged_pointer(blk);
+	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
+	if (!f)
+		return block_get(fs, blk, MEDIA_DATA, content);
+	*content = pm_ptr(fs->pm, media_off(blk));
+	if (csum_crc32c(0, *content, MEDIA_BLOCK_BYTES) != f->csum)
+		return errmsg_set(-EBADMSG, "block %#llx (pool offset %#llx): content changed before its commit was settled",
+				  (unsigned long long)blk, (unsigned long long)media_off(blk));
+	return 0;
+}
+
+bool block_is_fresh(struct fs *fs, uint64_t blk)
+{
+	struct fresh *f;
+
+	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
+	return f != NULL;
+}
+
+const void *block_content(const struct shadow *shadow)
+{
+	return shadow->content;
+}
+
+uint64_t block_number(const struct shadow *shadow)
+{
+	return shadow->blk;
+}
+
+/* ---------------------------------------------------------------- changing */
+
+int block_edit(struct fs *fs, uint64_t blk, uint32_t type, struct shadow **shadow)
+{
+	const void *content;
+	struct shadow *s;
+	int err;
+
+	assert(fs->op.open);
+	err = block_get(fs, blk, type, &content);
+	if (err)
+		return err;
+	s = shadow_find(fs, blk);
+	if (!s) {
+		err = shadow_new(fs, blk, type, &s);
+		if (err)
+			return err;
+		memcpy(s->content, content, MEDIA_BLOCK_BYTES);
+	}
+	*shadow = s;
+	return 0;
+}
+
+int block_put(struct fs *fs, struct shadow *s, uint32_t off, const void *src, uint32_t len)
+{
+	const uint8_t *from = src;
+
+	assert(fs->op.open);
+	assert(off <= MEDIA_BLOCK_BYTES && len <= MEDIA_BLOCK_BYTES - off);
+	while (len > 0) {
+		unsigned line = off / MEDIA_LINE_BYTES;
+		uint32_t part = MEDIA_LINE_BYTES - off % MEDIA_LINE_BYTES;
+
+		if (part > len)
+			part = len;
+		if (memcmp(s->content + off, from, part) != 0) {
+			int err = op_save_line(fs, s, line);
+
+			if (err)
+				return err;
+			memcpy(s->content + off, from, part);
+			shadow_mark(fs, s, 1ull << line);
+		}
+		off += part;
+		from += part;
+		len -= part;
+	}
+	return 0;
+}
+
+int block_new(struct fs *fs, enum alloc_class class, uint32_t type, uint64_t *blk, struct shadow **shadow)
+{
+	struct shadow *s;
+	uint64_t b;
+	int err;
+
+	assert(fs->op.open);
+	err = vec_reserve(&fs->op.fresh_meta, 1);
+	if (err)
+		return err;
+	err = alloc_block(fs, class, &b);
+	if (err)
+		return err;
+	s = shadow_find(fs, b);
+	if (s) /* of the block's former life, already checkpointed */
+		shadow_delete(fs, s);
+	err = shadow_new(fs, b, type, &s);
+	if (err) {
+		alloc_undo(fs, b);
+		return err;
+	}
+	memset(s->content, 0, sizeof(s->content));
+	s->fresh = true;
+	shadow_mark(fs, s, ~0ull);
+	fs->running.meta_links++;
+	fs->running.bytes += LINK_BYTES;
+	(void)vec_push(&fs->op.fresh_meta, b);
+	*blk = b;
+	*shadow = s;
+	return 0;
+}
+
+/* Takes a block that the running commit links out of it again and gives it back. */
+void block_unlink_fresh_meta(struct fs *fs, struct shadow *s)
+{
+	uint64_t blk = s->blk;
+
+	assert(s->fresh);
+	shadow_unmark(fs, s, ~0ull);
+	fs->running.meta_links--;
+	fs->running.bytes -= LINK_BYTES;
+	shadow_delete(fs, s);
+	alloc_undo(fs, blk);
+}
+
+int block_link_data(struct fs *fs, uint64_t blk, uint32_t csum, bool pushed)
+{
+	struct shadow *s = shadow_find(fs, blk);
+	struct fresh *f;
+
+	assert(fs->op.open);
+	assert(!block_is_fresh(fs, blk));
+	if (vec_reserve(&fs->running.fresh, 1) || vec_reserve(&fs->op.fresh_data, 1))
+		return -ENOMEM;
+	f = malloc(sizeof(*f));
+	if (!f)
+		return -ENOMEM;
+	if (s) /* of the block's former life, already checkpointed */
+		shadow_delete(fs, s);
+	*f = (struct fresh){ .blk = blk, .seq = fs->running.seq, .csum = csum, .pushed = pushed,
+			    .idx = fs->running.fresh.n };
+	HASH_ADD(hh, fs->fresh, blk, sizeof(f->blk), f);
+	(void)vec_push(&fs->running.fresh, f);
+	(void)vec_push(&fs->op.fresh_data, blk);
+	fs->running.bytes += LINK_BYTES;
+	return 0;
+}
+
+void block_unlink_fresh_data(struct fs *fs, uint64_t blk)
+{
+	struct fresh *f, *last;
+
+	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
+	assert(f && f->seq == fs->running.seq);
+	last = fs->running.fresh.v[--fs->running.fresh.n];
+	last->idx = f->idx;
+	fs->running.fresh.v[f->idx] = last;
+	fs->running.bytes -= LINK_BYTES;
+	HASH_DEL(fs->fresh, f);
+	free(f);
+}
+
+int block_free(struct fs *fs, uint64_t blk)
+{
+	assert(fs->op.open);
+	if (!media_blk_valid(&fs->geom, blk))
+		return damaged_pointer(blk);
+	/* room for what block_free_now will note, so that the end of the operation cannot fail */
+	if (vec_reserve(&fs->running.freed, fs->op.freed.n + 1) ||
+	    vec_reserve(&fs->alloc.wait_ack, fs->running.freed.n + fs->op.freed.n + 1))
+		return -ENOMEM;
+	return vec_push(&fs->op.freed, blk);
+}
+
+/* A block the running commit links is simply taken out of it; its pushed copy may still be on the way to a replica, so it
+ * waits for the next commit's answer. Any other block is freed by the record. */
+int block_free_now(struct fs *fs, uint64_t blk)
+{
+	struct shadow *s = shadow_find(fs, blk);
+	struct fresh *f;
+	uint64_t lines_seq = 0;
+
+	if (s && s->fresh) {
+		block_unlink_fresh_meta(fs, s);
+		return 0;
+	}
+	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
+	if (f && f->seq == fs->running.seq) {
+		bool pushed = f->pushed;
+
+		block_unlink_fresh_data(fs, blk);
+		if (pushed)
+			return alloc_pend(fs, blk, fs->running.seq, 0);
+		alloc_undo(fs, blk);
+		return 0;
+	}
+	if (s) {
+		lines_seq = s->lines_seq;
+		shadow_unmark(fs, s, ~0ull);
+		shadow_delete(fs, s);
+	}
+	fs->running.bytes += sizeof(struct redo_run_omf);
+	return vec_push(&fs->running.freed, ((struct freed){ blk, lines_seq }));
+}

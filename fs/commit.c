@@ -1,0 +1,557 @@
+/* Commits: closing the running one, waiting for its durability, answering waiters, checkpointing.
+ *
+ *   running --commit_close--> flying --durable on every attached copy--> settled --rule fulfilled--> acknowledged
+ *
+ * One commit flies at a time; the next one fills meanwhile, and everybody waiting for it shares it. Closing copies every
+ * dirty line into the record, so the running commit may go on changing the same blocks. Order on the local copy: see
+ * copy_append; the replicas get theirs before it, so that both work at the same time. */
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include "errmsg.h"
+#include "fs_impl.h"
+#include "log.h"
+
+#define CHECKPOINT_STEP_BYTES (256u << 10)
+#define CHECKPOINT_START_SHARE 4u /* checkpointing starts when 1/this of the ring is used ... */
+#define CHECKPOINT_LOAD_SHARE 2u  /* ... and goes on under load beyond 1/this */
+
+int commit_init(struct fs *fs)
+{
+	fs->running.seq = copy_head(fs->copy).seq + 1;
+	fs->settled = fs->acked = fs->running.seq - 1;
+	fs->waiters_end = &fs->waiters;
+	fs->all_end = &fs->all_waiters;
+	return redo_builder_new(FS_RECORD_MAX(fs), &fs->builder);
+}
+
+void commit_fini(struct fs *fs)
+{
+	redo_builder_delete(fs->builder);
+	free(fs->ranges);
+}
+
+bool commit_is_empty(const struct fs *fs)
+{
+	return TAILQ_EMPTY(&fs->dirty) && fs->running.fresh.n == 0 && fs->running.freed.n == 0;
+}
+
+void fs_fail(struct fs *fs, int err)
+{
+	if (fs->failed)
+		return;
+	fs->failed = err;
+	log_error("pool: no change is taken any more: %s: %s", errmsg_get(), strerror(-err));
+	fs->acked = fs->settled = 0;
+	while (fs->waiters) {
+		struct fs_waiter *waiter = fs->waiters;
+
+		fs_waiter_cancel(waiter);
+		waiter->done(waiter, -EIO);
+	}
+	while (fs->all_waiters) {
+		struct fs_waiter *waiter = fs->all_waiters;
+
+		fs_waiter_cancel(waiter);
+		waiter->done(waiter, -EIO);
+	}
+}
+
+/* ---------------------------------------------------------------- closing */
+
+static int ranges_room(struct fs *fs, size_t count)
+{
+	return vec_grow((void **)&fs->ranges, &fs->range_cap, count, sizeof(*fs->ranges));
+}
+
+static int fresh_by_blk(const void *a, const void *b)
+{
+	const struct fresh *x = *(struct fresh *const *)a, *y = *(struct fresh *const *)b;
+
+	return x->blk < y->blk ? -1 : x->blk > y->blk;
+}
+
+/* The commit's data as ranges, neighbours of the same kind merged: inline with their bytes, pushed ones by name. */
+static int commit_ranges(struct fs *fs, unsigned *count)
+{
+	struct commit *c = &fs->running;
+	unsigned n = 0;
+	int err = ranges_room(fs, c->fresh.n);
+
+	if (err)
+		return err;
+	if (c->fresh.n > 1) {
+		qsort(c->fresh.v, c->fresh.n, sizeof(*c->fresh.v), fresh_by_blk);
+		for (size_t i = 0; i < c->fresh.n; i++)
+			c->fresh.v[i]->idx = i;
+	}
+	for (size_t i = 0; i < c->fresh.n; i++) {
+		struct fresh *f = c->fresh.v[i];
+		uint64_t off = media_off(f->blk);
+		struct repl_range *last = n ? &fs->ranges[n - 1] : NULL;
+
+		if (last && last->off + last->len == off && !last->src == f->pushed &&
+		    last->len < UINT32_MAX - MEDIA_BLOCK_BYTES) {
+			last->len += MEDIA_BLOCK_BYTES;
+			continue;
+		}
+		fs->ranges[n++] = (struct repl_range){ .off = off, .len = MEDIA_BLOCK_BYTES,
+						       .src = f->pushed ? NULL : pm_ptr(fs->pm, off) };
+	}
+	*count = n;
+	return 0;
+}
+
+static int record_fill(struct fs *fs)
+{
+	struct redo_builder *b = fs->builder;
+	struct shadow *s;
+	int err = 0;
+
+	redo_begin(b);
+	for (size_t i = 0; i < fs->running.fresh.n && !err; i++)
+		err = redo_link(b, fs->running.fresh.v[i]->blk, MEDIA_DATA, fs->running.fresh.v[i]->csum);
+	for (size_t i = 0; i < fs->running.freed.n && !err; i++)
+		err = redo_free(b, fs->running.freed.v[i].blk);
+	TAILQ_FOREACH(s, &fs->dirty, list) {
+		if (!err && s->fresh)
+			err = redo_link(b, s->blk, s->type, csum_crc32c(0, s->content, MEDIA_BLOCK_BYTES));
+		if (!err)
+			err = redo_lines(b, s->blk, s->type, s->dirty, s->content);
+	}
+	return err;
+}
+
+/* The epoch in force is the state block's, which the running commit may have changed. */
+static void epoch_refresh(struct fs *fs)
+{
+	struct shadow *s = shadow_find(fs, fs->root_blk);
+
+	if (s)
+		fs->epoch = le64_get(((const struct fs_state_omf *)s->content)->epoch);
+}
+
+/* Everything the running commit held now flies. */
+static void commit_launch(struct fs *fs)
+{
+	struct shadow *s;
+
+	TAILQ_FOREACH(s, &fs->dirty, list) {
+		s->dirty = 0;
+		s->fresh = false;
+		s->lines_seq = fs->running.seq;
+	}
+	TAILQ_CONCAT(&fs->clean, &fs->dirty, list);
+	assert(fs->flying.seq == 0 && fs->flying.fresh.n == 0 && fs->flying.freed.n == 0);
+	struct commit empty = fs->flying;
+
+	fs->flying = fs->running;
+	fs->running = empty;
+	fs->running.seq = fs->flying.seq + 1;
+	fs->running.bytes = sizeof(struct redo_hdr_omf) + MEDIA_LINE_BYTES;
+	fs->running.meta_links = 0;
+}
+
+/* Makes the ring take the record. -EAGAIN: what could be checkpointed does not suffice now. */
+static int ring_make_room(struct fs *fs, uint64_t bytes)
+{
+	while (copy_ring_free(fs->copy) < bytes) {
+		uint64_t before = copy_tail(fs->copy).seq;
+		int err = commit_checkpoint(fs, CHECKPOINT_STEP_BYTES);
+
+		if (err)
+			return err;
+		if (copy_tail(fs->copy).seq == before) {
+			if (fs->cfg.repl && fs->cfg.repl->need_release)
+				fs->cfg.repl->need_release(fs->cfg.repl_ctx);
+			return -EAGAIN;
+		}
+	}
+	return 0;
+}
+
+int commit_close(struct fs *fs)
+{
+	struct hash128 prev = copy_head(fs->copy).hash, hash;
+	struct repl_commit post = { .seq = fs->running.seq, .settled = fs->settled };
+	const void *rec;
+	uint32_t len;
+	int err;
+
+	assert(!fs->op.open);
+	assert(fs->flying.seq == 0);
+	if (fs->failed)
+		return -EIO;
+	err = ring_make_room(fs, fs->running.bytes);
+	if (err == -EAGAIN)
+		return err;
+	epoch_refresh(fs);
+	if (!err)
+		err = commit_ranges(fs, &post.range_count);
+	if (!err)
+		err = record_fill(fs);
+	if (!err)
+		err = redo_finish(fs->builder, fs->running.seq, fs->epoch, &prev,
+				  fs->cfg.dirty_now ? fs->fake_ns : fs_clock_ns(), &rec, &len, &hash);
+	if (err) {
+		errmsg_prefix(err, "commit %llu", (unsigned long long)fs->running.seq);
+		fs_fail(fs, err);
+		return -EIO;
+	}
+	post.rec = rec;
+	post.rec_len = len;
+	post.ranges = fs->ranges;
+	if (fs->cfg.repl)
+		fs->cfg.repl->post(fs->cfg.repl_ctx, &post);
+	err = copy_append(fs->copy, rec, len);
+	commit_launch(fs);
+	if (err) {
+		errmsg_prefix(err, "commit %llu, local copy", (unsigned long long)fs->flying.seq);
+		fs_fail(fs, err);
+		return -EIO;
+	}
+	fs->background_ns = fs->dirty_streams ? fs_clock_ns() + fs->cfg.background_ms * 1000000ull : 0;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- settling */
+
+static uint64_t repl_min(const struct fs *fs, uint64_t (*get)(void *ctx), uint64_t local)
+{
+	uint64_t other = fs->cfg.repl ? get(fs->cfg.repl_ctx) : UINT64_MAX;
+
+	return other < local ? other : local;
+}
+
+static void space_settle(struct fs *fs)
+{
+	const struct fs_repl_ops *repl = fs->cfg.repl;
+
+	alloc_settle(fs, repl_min(fs, repl ? repl->min_acked : NULL, fs->settled),
+		     repl_min(fs, repl ? repl->min_tail : NULL, copy_tail(fs->copy).seq));
+}
+
+/* The flying commit is durable on every attached copy. */
+static void commit_settle(struct fs *fs)
+{
+	struct commit *c = &fs->flying;
+
+	for (size_t i = 0; i < c->fresh.n; i++) {
+		struct fresh *f = c->fresh.v[i];
+
+		copy_entry_settle(fs->copy, f->blk,
+				  &(struct copy_entry){ .seq = c->seq, .type = MEDIA_DATA, .csum = f->csum });
+		HASH_DEL(fs->fresh, f);
+		free(f);
+	}
+	for (size_t i = 0; i < c->freed.n; i++) {
+		int err = alloc_pend(fs, c->freed.v[i].blk, c->seq, c->freed.v[i].lines_seq);
+
+		if (err)
+			log_error("block %#llx: leaked until the next mount: %s", (unsigned long long)c->freed.v[i].blk,
+				  strerror(-err));
+	}
+	c->fresh.n = c->freed.n = 0;
+	fs->settled = c->seq;
+	c->seq = 0;
+	space_settle(fs);
+}
+
+uint64_t commit_limit(const struct fs *fs)
+{
+	return repl_min(fs, fs->cfg.repl ? fs->cfg.repl->min_acked : NULL, fs->settled);
+}
+
+/* Shadows whose lines are all in place now. The clean list is ordered by lines_seq but for shadows that were read for a change
+ * that did not come (0): those go first. */
+static void shadows_drop(struct fs *fs, uint64_t tail)
+{
+	struct shadow *s;
+
+	while ((s = TAILQ_FIRST(&fs->clean)) != NULL && s->lines_seq <= tail)
+		shadow_delete(fs, s);
+}
+
+int commit_checkpoint(struct fs *fs, uint64_t bytes)
+{
+	uint64_t limit = commit_limit(fs), tail = copy_tail(fs->copy).seq;
+	int err;
+
+	assert(!fs->op.open);
+	if (limit <= tail)
+		return 0;
+	err = copy_checkpoint(fs->copy, limit, bytes);
+	if (err) {
+		errmsg_prefix(err, "checkpoint behind %llu", (unsigned long long)tail);
+		fs_fail(fs, err);
+		return -EIO;
+	}
+	tail = copy_tail(fs->copy).seq;
+	shadows_drop(fs, tail);
+	if (fs->cfg.repl)
+		fs->cfg.repl->checkpointed(fs->cfg.repl_ctx, tail);
+	space_settle(fs);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- waiters */
+
+static void waiter_append(struct fs_waiter ***end, struct fs_waiter *waiter)
+{
+	waiter->next = NULL;
+	waiter->prev = *end;
+	**end = waiter;
+	*end = &waiter->next;
+}
+
+void waiters_add(struct fs *fs, struct fs_waiter *waiter, uint64_t seq)
+{
+	waiter->seq = seq;
+	waiter->fs = fs;
+	waiter_append(&fs->waiters_end, waiter);
+}
+
+void fs_waiter_cancel(struct fs_waiter *waiter)
+{
+	struct fs *fs = waiter->fs;
+
+	if (!waiter->prev)
+		return;
+	*waiter->prev = waiter->next;
+	if (waiter->next)
+		waiter->next->prev = waiter->prev;
+	else if (fs->waiters_end == &waiter->next)
+		fs->waiters_end = waiter->prev;
+	else
+		fs->all_end = waiter->prev;
+	waiter->prev = NULL;
+}
+
+bool waiters_answer(struct fs *fs)
+{
+	bool moved = false;
+
+	while (fs->waiters && fs->waiters->seq <= fs->acked) {
+		struct fs_waiter *waiter = fs->waiters;
+
+		fs_waiter_cancel(waiter);
+		waiter->done(waiter, 0);
+		moved = true;
+	}
+	return moved;
+}
+
+/* Waits for everything up to now; closes the running commit at once when none flies. */
+static void commit_wait(struct fs *fs, struct fs_waiter *waiter)
+{
+	uint64_t seq = commit_is_empty(fs) ? fs->running.seq - 1 : fs->running.seq;
+
+	if (seq > fs->wanted)
+		fs->wanted = seq;
+	waiters_add(fs, waiter, seq);
+	fs_poll(fs);
+}
+
+int fs_sync_inode(struct fs *fs, uint64_t ino, struct fs_waiter *waiter)
+{
+	struct vinode *v = vinode_find(fs, ino);
+	int err;
+
+	if (fs->failed)
+		return -EIO;
+	if (v && v->failed)
+		return v->failed;
+	if (v && v->dirty) {
+		err = stream_link_now(fs, v);
+		if (err)
+			return err;
+	}
+	commit_wait(fs, waiter);
+	return 0;
+}
+
+int fs_sync_all(struct fs *fs, struct fs_waiter *waiter)
+{
+	if (fs->failed)
+		return -EIO;
+	if (!fs->dirty_streams) {
+		commit_wait(fs, waiter);
+		return 0;
+	}
+	fs->link_upto = fs->stream_gen;
+	waiter->seq = fs->stream_gen;
+	waiter->fs = fs;
+	waiter_append(&fs->all_end, waiter);
+	fs_poll(fs);
+	return 0;
+}
+
+void fs_commit_soon(struct fs *fs)
+{
+	if (!commit_is_empty(fs))
+		fs->wanted = fs->running.seq;
+}
+
+/* fs_sync_all's waiters whose streams are all linked now wait for the commit. */
+static bool all_waiters_move(struct fs *fs)
+{
+	bool moved = false;
+
+	while (fs->all_waiters && (!fs->dirty_streams || fs->dirty_streams->gen > fs->all_waiters->seq)) {
+		struct fs_waiter *waiter = fs->all_waiters;
+		uint64_t seq = commit_is_empty(fs) ? fs->running.seq - 1 : fs->running.seq;
+
+		fs_waiter_cancel(waiter);
+		if (seq > fs->wanted)
+			fs->wanted = seq;
+		waiters_add(fs, waiter, seq);
+		moved = true;
+	}
+	return moved;
+}
+
+/* ---------------------------------------------------------------- progress */
+
+static bool settle_progress(struct fs *fs)
+{
+	const struct fs_repl_ops *repl = fs->cfg.repl;
+	uint64_t ackable, before = fs->acked;
+	bool moved = false;
+
+	if (fs->flying.seq && (!repl || repl->durable(fs->cfg.repl_ctx) >= fs->flying.seq)) {
+		commit_settle(fs);
+		moved = true;
+	}
+	ackable = repl ? repl->ackable(fs->cfg.repl_ctx) : fs->settled;
+	if (ackable > fs->settled)
+		ackable = fs->settled;
+	if (ackable > fs->acked)
+		fs->acked = ackable;
+	return moved || fs->acked != before;
+}
+
+/* The background commit links everything that is dirty at its time. */
+static void background_due(struct fs *fs)
+{
+	if (!fs->cfg.background_ms || !fs->background_ns || fs_clock_ns() < fs->background_ns)
+		return;
+	fs->background_ns = 0;
+	fs->link_upto = fs->stream_gen;
+	if (!commit_is_empty(fs))
+		fs->wanted = fs->running.seq;
+	else if (fs->dirty_streams)
+		fs->wanted = fs->running.seq;
+}
+
+static bool checkpoint_under_load(struct fs *fs)
+{
+	uint64_t tail = copy_tail(fs->copy).seq;
+
+	if (copy_ring_used(fs->copy) < fs->geom.ring_bytes / CHECKPOINT_LOAD_SHARE)
+		return false;
+	(void)commit_checkpoint(fs, CHECKPOINT_STEP_BYTES); /* a failure is kept in fs->failed */
+	return copy_tail(fs->copy).seq != tail;
+}
+
+bool fs_poll(struct fs *fs)
+{
+	bool moved = false, again = true;
+
+	assert(!fs->op.open);
+	if (fs->failed)
+		return false;
+	background_due(fs);
+	while (again && !fs->failed) {
+		again = settle_progress(fs);
+		if (fs->dirty_streams && fs->dirty_streams->gen <= fs->link_upto && streams_link_some(fs) == 0)
+			again = true;
+		again |= all_waiters_move(fs);
+		if (!fs->flying.seq && !commit_is_empty(fs) && fs->running.seq <= fs->wanted && commit_close(fs) == 0)
+			again = true;
+		moved |= again;
+	}
+	moved |= waiters_answer(fs);
+	if (!fs->failed)
+		moved |= checkpoint_under_load(fs);
+	return moved;
+}
+
+bool fs_busy(const struct fs *fs)
+{
+	return fs->flying.seq != 0 && !fs->failed;
+}
+
+int fs_timeout_ms(const struct fs *fs)
+{
+	uint64_t now;
+
+	if (!fs->background_ns || !fs->cfg.background_ms || fs->failed)
+		return -1;
+	now = fs_clock_ns();
+	return fs->background_ns <= now ? 0 : (int)((fs->background_ns - now) / 1000000u + 1);
+}
+
+bool fs_idle(struct fs *fs)
+{
+	bool more = false;
+
+	if (fs->failed || fs->cfg.read_only)
+		return false;
+	if (fs->reclaim.n)
+		more = orphans_step(fs);
+	if (!fs->failed && copy_ring_used(fs->copy) > fs->geom.ring_bytes / CHECKPOINT_START_SHARE) {
+		uint64_t tail = copy_tail(fs->copy).seq;
+
+		(void)commit_checkpoint(fs, CHECKPOINT_STEP_BYTES);
+		more |= copy_tail(fs->copy).seq != tail;
+	}
+	return more;
+}
+
+int fs_checkpoint(struct fs *fs)
+{
+	uint64_t tail;
+
+	do {
+		int err;
+
+		tail = copy_tail(fs->copy).seq;
+		err = commit_checkpoint(fs, CHECKPOINT_STEP_BYTES);
+		if (err)
+			return err;
+	} while (copy_tail(fs->copy).seq != tail);
+	return 0;
+}
+
+int fs_room(struct fs *fs, uint64_t record_bytes)
+{
+	int err;
+
+	assert(!fs->op.open);
+	if (fs->failed)
+		return -EIO;
+	if (fs->cfg.read_only)
+		return -EROFS;
+	if (fs->cfg.repl && fs->cfg.repl->may_change) {
+		err = fs->cfg.repl->may_change(fs->cfg.repl_ctx);
+		if (err)
+			return err;
+	}
+	if (fs->running.bytes + record_bytes <= FS_RECORD_MAX(fs))
+		return 0;
+	fs->wanted = fs->running.seq;
+	fs_poll(fs);
+	if (fs->failed)
+		return -EIO;
+	return fs->running.bytes + record_bytes <= FS_RECORD_MAX(fs) ? 0 : -EAGAIN;
+}
+
+uint64_t fs_committed_seq(const struct fs *fs)
+{
+	return fs->running.seq - 1;
+}
+
+uint64_t fs_acked_seq(const struct fs *fs)
+{
+	return fs->acked;
+}

@@ -1,0 +1,709 @@
+/* Content of regular files: reading through stream and map, staging writes and truncation.
+ *
+ * A write is planned whole before it changes anything: which block goes where, every allocation and every buffer. Then it
+ * is applied, which cannot fail. Ways a block can go:
+ *   FRESH   a new pool block takes the content, the old one is freed when the stream is linked (copy on write)
+ *   SAME    the block is staged in a pool block that no message has named yet: changed in place
+ *   IMAGE   few lines of a committed block change: a DRAM image, whose changed lines ride in the record
+ *   EQUAL   nothing changes
+ * Content behind the end of the file in its last block is always zero. */
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+#include "errmsg.h"
+#include "fs_impl.h"
+#include "log.h"
+
+#define BLK MEDIA_BLOCK_BYTES
+#define IMAGE_LINES_MAX 16u         /* more changed lines than this: a fresh block costs less */
+#define IMAGE_WRITE_BYTES_MAX (32u << 10) /* longer writes are not compared with the old content */
+#define WRITE_BLKS_MAX 1025u        /* planned at once; longer writes are split */
+#define STAGED_RECORD_BYTES 124u    /* one fresh block: link, free, one pointer line with its block's head */
+#define NODE_RECORD_BYTES (BLK + 64u)
+#define IMAGE_RECORD_BYTES(lines) (24u + 64u * (lines))
+
+enum way { WAY_EQUAL, WAY_SAME, WAY_IMAGE, WAY_FRESH };
+
+struct plan_blk {
+	enum way way;
+	uint32_t from, to;     /* bytes of the block that change */
+	struct staged *old;    /* staged before */
+	struct staged *staged; /* the new entry, allocated in the plan */
+	uint64_t ptr;          /* committed block, 0: none that counts */
+};
+
+struct plan {
+	struct fs *fs;
+	struct vinode *v;
+	uint64_t fblk;         /* first */
+	unsigned count;
+	const uint8_t *src;    /* NULL: zeros */
+	uint32_t first_off;    /* of src in the first block */
+	uint64_t len;
+	uint64_t reserve;      /* index blocks */
+	uint64_t reserved_node;
+	uint64_t record_bytes;
+	struct plan_blk blks[WRITE_BLKS_MAX];
+};
+
+/* ---------------------------------------------------------------- reading */
+
+static int file_inode(struct fs *fs, uint64_t ino, struct fs_inode_omf *inode)
+{
+	int err = inode_get(fs, ino, inode);
+
+	if (err)
+		return err;
+	if (S_ISDIR(le32_get(inode->mode)))
+		return -EISDIR;
+	return S_ISREG(le32_get(inode->mode)) ? 0 : -EINVAL;
+}
+
+/* A damaged block is -EIO to the program; the log says which. */
+static int read_error(uint64_t ino, uint64_t fblk, int err)
+{
+	log_error("inode %llu, file block %llu: %s", (unsigned long long)ino, (unsigned long long)fblk, errmsg_get());
+	return err == -EBADMSG || err == -EUCLEAN ? -EIO : err;
+}
+
+/* Content of a committed block by its map pointer; NULL: zeros. */
+static int committed_content(struct fs *fs, uint64_t ptr, const void **content)
+{
+	*content = NULL;
+	if (ptr == 0 || ptr & FS_PTR_UNWRITTEN)
+		return 0;
+	return block_get_data(fs, ptr & FS_PTR_BLK_MASK, content);
+}
+
+static const void *staged_content(struct fs *fs, const struct staged *s)
+{
+	return s->blk ? pm_ptr(fs->pm, media_off(s->blk)) : s->image;
+}
+
+/* Pointers as the stream sees them: nothing at or behind the cut. */
+static int visible_ptrs(struct fs *fs, const struct vinode *v, const struct fs_inode_omf *inode, uint64_t fblk,
+			unsigned count, uint64_t *ptrs)
+{
+	int err = map_get_run(fs, inode, fblk, count, ptrs);
+
+	for (unsigned i = 0; !err && v && v->dirty && i < count; i++)
+		if (fblk + i >= v->cut)
+			ptrs[i] = 0;
+	return err;
+}
+
+int fs_read(struct fs *fs, uint64_t ino, uint64_t off, void *buf, size_t len, size_t *got)
+{
+	struct vinode *v = vinode_find(fs, ino);
+	struct fs_inode_omf inode;
+	uint64_t size, ptrs[64], fblk = UINT64_MAX, done = 0;
+	unsigned have = 0;
+	int err = file_inode(fs, ino, &inode);
+
+	if (err)
+		return err;
+	size = v && v->dirty ? v->size : le64_get(inode.size);
+	if (off >= size)
+		len = 0;
+	else if (len > size - off)
+		len = size - off;
+	while (done < len) {
+		uint64_t at = (off + done) >> MEDIA_BLOCK_SHIFT;
+		uint32_t in = (uint32_t)((off + done) % BLK), part = BLK - in;
+		const struct staged *s = v && v->dirty ? stream_find(v, at) : NULL;
+		const void *content = NULL;
+
+		if (part > len - done)
+			part = (uint32_t)(len - done);
+		if (s) {
+			content = staged_content(fs, s);
+		} else {
+			if (fblk == UINT64_MAX || at >= fblk + have) {
+				uint64_t left = ((off + len - 1) >> MEDIA_BLOCK_SHIFT) - at + 1;
+
+				fblk = at;
+				have = left < 64 ? (unsigned)left : 64;
+				err = visible_ptrs(fs, v, &inode, fblk, have, ptrs);
+			}
+			if (!err)
+				err = committed_content(fs, ptrs[at - fblk], &content);
+			if (err)
+				return read_error(ino, at, err);
+		}
+		if (content)
+			memcpy((uint8_t *)buf + done, (const uint8_t *)content + in, part);
+		else
+			memset((uint8_t *)buf + done, 0, part);
+		done += part;
+	}
+	*got = done;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- planning */
+
+/* Content of the block as it stands, into out. */
+static int current_content(struct plan *p, const struct plan_blk *b, uint8_t *out)
+{
+	const void *content;
+	int err = 0;
+
+	if (b->old)
+		content = staged_content(p->fs, b->old);
+	else
+		err = committed_content(p->fs, b->ptr, &content);
+	if (err)
+		return err;
+	if (content)
+		memcpy(out, content, BLK);
+	else
+		memset(out, 0, BLK);
+	return 0;
+}
+
+static const uint8_t *plan_src(const struct plan *p, unsigned i)
+{
+	if (!p->src)
+		return NULL;
+	return i == 0 ? p->src : p->src + (uint64_t)i * BLK - p->first_off;
+}
+
+static void overlay(struct plan *p, unsigned i, uint8_t *image)
+{
+	const struct plan_blk *b = &p->blks[i];
+	const uint8_t *src = plan_src(p, i);
+
+	if (src)
+		memcpy(image + b->from, src, b->to - b->from);
+	else
+		memset(image + b->from, 0, b->to - b->from);
+}
+
+static uint32_t lines_that_differ(const uint8_t *a, const uint8_t *b)
+{
+	uint32_t n = 0;
+
+	for (uint32_t off = 0; off < BLK; off += MEDIA_LINE_BYTES)
+		n += memcmp(a + off, b + off, MEDIA_LINE_BYTES) != 0;
+	return n;
+}
+
+/* Whether lines of the committed block may ride in a record: not while a commit under way links the block itself. */
+static bool image_possible(struct plan *p, const struct plan_blk *b)
+{
+	return b->ptr && !(b->ptr & FS_PTR_UNWRITTEN) && !(b->old && b->old->blk) && p->len <= IMAGE_WRITE_BYTES_MAX &&
+	       !block_is_fresh(p->fs, b->ptr & FS_PTR_BLK_MASK);
+}
+
+static struct staged *staged_new(uint64_t fblk, bool image)
+{
+	struct staged *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->fblk = fblk;
+	if (image) {
+		s->image = malloc(BLK);
+		if (!s->image) {
+			free(s);
+			return NULL;
+		}
+	}
+	return s;
+}
+
+static void staged_delete(struct staged *s)
+{
+	if (s) {
+		free(s->image);
+		free(s);
+	}
+}
+
+/* Tries the image way: *way stays WAY_FRESH when too much changes. */
+static int plan_image(struct plan *p, unsigned i)
+{
+	struct plan_blk *b = &p->blks[i];
+	const void *committed;
+	struct staged *s = staged_new(p->fblk + i, true);
+	uint32_t lines;
+	int err;
+
+	if (!s)
+		return -ENOMEM;
+	err = current_content(p, b, s->image);
+	if (!err)
+		err = block_get_data(p->fs, b->ptr & FS_PTR_BLK_MASK, &committed);
+	if (err) {
+		staged_delete(s);
+		return err;
+	}
+	overlay(p, i, s->image);
+	lines = lines_that_differ(s->image, committed);
+	if (lines > IMAGE_LINES_MAX) {
+		staged_delete(s);
+		return 0;
+	}
+	s->lines = lines;
+	b->staged = s;
+	b->way = lines == 0 && !b->old ? WAY_EQUAL : WAY_IMAGE;
+	p->record_bytes += IMAGE_RECORD_BYTES(lines);
+	return 0;
+}
+
+/* Index blocks the link of a fresh block may need: once for each map node. */
+static int plan_reserve(struct plan *p, const struct fs_inode_omf *inode, uint64_t fblk)
+{
+	uint64_t node = fblk >> FS_NODE_SHIFT, blks;
+	int err;
+
+	if (node == p->reserved_node)
+		return 0;
+	blks = FS_HEIGHT_MAX; /* a cut may take the nodes that are there now */
+	err = p->v->cut == UINT64_MAX ? map_cost(p->fs, inode, fblk, &blks) : 0;
+	if (err)
+		return err;
+	p->reserved_node = node;
+	p->reserve += blks;
+	p->record_bytes += blks * NODE_RECORD_BYTES;
+	return 0;
+}
+
+static int plan_blk(struct plan *p, const struct fs_inode_omf *inode, unsigned i)
+{
+	struct plan_blk *b = &p->blks[i];
+	int err;
+
+	if (b->old && b->old->blk && !b->old->pushed) {
+		b->way = WAY_SAME;
+		return 0;
+	}
+	b->way = WAY_FRESH;
+	if (image_possible(p, b)) {
+		err = plan_image(p, i);
+		if (err || b->way != WAY_FRESH)
+			return err;
+	}
+	b->staged = staged_new(p->fblk + i, false);
+	if (!b->staged)
+		return -ENOMEM;
+	p->record_bytes += STAGED_RECORD_BYTES;
+	return plan_reserve(p, inode, p->fblk + i);
+}
+
+/* Pool blocks for every FRESH one, in runs as long as the allocator has them. */
+static int plan_alloc(struct plan *p)
+{
+	uint64_t blk = 0, got = 0;
+	unsigned want = 0;
+
+	for (unsigned i = 0; i < p->count; i++)
+		want += p->blks[i].way == WAY_FRESH;
+	for (unsigned i = 0; i < p->count; i++) {
+		int err;
+
+		if (p->blks[i].way != WAY_FRESH)
+			continue;
+		if (got == 0) {
+			err = alloc_run(p->fs, want, &blk, &got);
+			if (err)
+				return err;
+		}
+		p->blks[i].staged->blk = blk++;
+		got--;
+		want--;
+	}
+	return 0;
+}
+
+static void plan_undo(struct plan *p)
+{
+	for (unsigned i = 0; i < p->count; i++) {
+		struct staged *s = p->blks[i].staged;
+
+		if (s && s->blk)
+			alloc_undo(p->fs, s->blk);
+		staged_delete(s);
+	}
+}
+
+static int plan_make(struct plan *p, const struct fs_inode_omf *inode)
+{
+	uint64_t ptrs[WRITE_BLKS_MAX];
+	int err = visible_ptrs(p->fs, p->v, inode, p->fblk, p->count, ptrs);
+
+	if (!err) /* room for blocks replaced while pushed, so that applying cannot fail */
+		err = vec_reserve(&p->fs->alloc.wait_ack, p->fs->running.freed.n + p->count);
+	for (unsigned i = 0; i < p->count; i++) {
+		struct plan_blk *b = &p->blks[i];
+		uint64_t end = p->first_off + p->len - (uint64_t)i * BLK;
+
+		*b = (struct plan_blk){ .from = i == 0 ? p->first_off : 0, .to = end < BLK ? (uint32_t)end : BLK,
+					.old = stream_find(p->v, p->fblk + i) };
+		if (!err) {
+			b->ptr = ptrs[i];
+			err = plan_blk(p, inode, i);
+		}
+	}
+	if (!err)
+		err = alloc_reserve(p->fs, p->reserve);
+	if (err)
+		goto undo;
+	err = plan_alloc(p);
+	if (err)
+		goto unreserve;
+	return 0;
+unreserve:
+	alloc_unreserve(p->fs, p->reserve);
+undo:
+	plan_undo(p);
+	return err;
+}
+
+/* ---------------------------------------------------------------- applying */
+
+/* Content of a pool block: straight from the source when it is whole, else over what was there. */
+static void fill_block(struct plan *p, unsigned i, uint64_t blk, uint32_t *csum)
+{
+	const struct plan_blk *b = &p->blks[i];
+	const uint8_t *content = plan_src(p, i);
+	uint8_t image[BLK];
+
+	if (!content || b->from != 0 || b->to != BLK) {
+		/* planning read it already: damage would have shown there */
+		if (current_content(p, b, image))
+			memset(image, 0, BLK);
+		overlay(p, i, image);
+		content = image;
+	}
+	*csum = csum_crc32c(0, content, BLK);
+	pm_write(p->fs->pm, media_off(blk), content, BLK);
+}
+
+static void replace_staged(struct plan *p, unsigned i)
+{
+	struct vinode *v = p->v;
+	struct plan_blk *b = &p->blks[i];
+
+	if (b->old) {
+		HASH_DEL(v->staged, b->old);
+		if (b->old->blk) {
+			v->staged_blks--;
+			(void)alloc_pend(p->fs, b->old->blk, p->fs->running.seq, 0); /* pushed; room made by the plan */
+		}
+		staged_delete(b->old);
+	}
+	HASH_ADD(hh, v->staged, fblk, sizeof(b->staged->fblk), b->staged);
+	v->staged_blks += b->staged->blk != 0;
+	b->staged = NULL;
+}
+
+/* Offers neighbouring fresh blocks to the replicas ahead of their commit. */
+static void push_runs(struct plan *p)
+{
+	const struct fs_repl_ops *repl = p->fs->cfg.repl;
+
+	if (!repl || !repl->push || p->len < p->fs->cfg.push_bytes_min)
+		return;
+	for (unsigned i = 0; i < p->count;) {
+		struct staged *s = p->blks[i].way == WAY_FRESH ? stream_find(p->v, p->fblk + i) : NULL;
+		unsigned n = 1;
+		bool pushed;
+
+		if (!s) {
+			i++;
+			continue;
+		}
+		while (i + n < p->count && p->blks[i + n].way == WAY_FRESH &&
+		       stream_find(p->v, p->fblk + i + n)->blk == s->blk + n)
+			n++;
+		pushed = repl->push(p->fs->cfg.repl_ctx, media_off(s->blk), pm_ptr(p->fs->pm, media_off(s->blk)), n * BLK);
+		for (unsigned k = 0; k < n; k++)
+			stream_find(p->v, p->fblk + i + k)->pushed = pushed;
+		i += n;
+	}
+}
+
+static void plan_apply(struct plan *p)
+{
+	for (unsigned i = 0; i < p->count; i++) {
+		struct plan_blk *b = &p->blks[i];
+
+		switch (b->way) {
+		case WAY_EQUAL:
+			staged_delete(b->staged);
+			b->staged = NULL;
+			break;
+		case WAY_SAME:
+			fill_block(p, i, b->old->blk, &b->old->csum);
+			break;
+		case WAY_FRESH:
+			fill_block(p, i, b->staged->blk, &b->staged->csum);
+			replace_staged(p, i);
+			break;
+		case WAY_IMAGE:
+			replace_staged(p, i);
+			break;
+		}
+	}
+	push_runs(p);
+	p->v->reserved += p->reserve;
+	p->v->reserved_node = p->reserved_node;
+	p->v->record_bytes += p->record_bytes;
+}
+
+/* ---------------------------------------------------------------- writing */
+
+/* -ENOSPC becomes -EAGAIN while a commit will bring space: everything dirty is committed first. */
+static int space_wait(struct fs *fs, int err)
+{
+	if (err != -ENOSPC || !fs_space_coming(fs))
+		return err;
+	fs->link_upto = fs->stream_gen;
+	if (fs->dirty_streams || !commit_is_empty(fs))
+		fs->wanted = fs->running.seq;
+	else if (!fs->flying.seq) {
+		(void)commit_checkpoint(fs, UINT64_MAX); /* a failure is kept in fs->failed */
+		if (fs->cfg.repl && fs->cfg.repl->need_release)
+			fs->cfg.repl->need_release(fs->cfg.repl_ctx);
+	}
+	fs_poll(fs);
+	return -EAGAIN;
+}
+
+/* Stages bytes [off, off + len) of at most WRITE_BLKS_MAX blocks. */
+static int stage(struct fs *fs, struct vinode *v, uint64_t off, const uint8_t *src, uint64_t len)
+{
+	struct fs_inode_omf inode;
+	struct plan *p = malloc(sizeof(*p));
+	int err;
+
+	if (!p)
+		return -ENOMEM;
+	p->fs = fs;
+	p->v = v;
+	p->fblk = off >> MEDIA_BLOCK_SHIFT;
+	p->first_off = (uint32_t)(off % BLK);
+	p->count = (unsigned)((p->first_off + len + BLK - 1) >> MEDIA_BLOCK_SHIFT);
+	p->src = src;
+	p->len = len;
+	p->reserve = p->record_bytes = 0;
+	p->reserved_node = v->reserved_node;
+	assert(p->count >= 1 && p->count <= WRITE_BLKS_MAX);
+	err = file_inode(fs, v->ino, &inode);
+	if (!err)
+		err = plan_make(p, &inode);
+	if (!err)
+		plan_apply(p);
+	free(p);
+	return err;
+}
+
+/* Links the stream first when a write of that many blocks would make its share of the ring too large. */
+static int share_keep(struct fs *fs, struct vinode *v, uint64_t blks)
+{
+	uint64_t more = blks * STAGED_RECORD_BYTES + (blks / FS_NODE_PTRS + 2) * NODE_RECORD_BYTES;
+
+	if (!v->dirty || v->record_bytes + more <= fs->geom.ring_bytes / STREAM_RING_SHARE)
+		return 0;
+	return stream_link_now(fs, v);
+}
+
+static void write_failed(struct vinode *v, uint64_t off, uint64_t len, int err)
+{
+	if (v->failed && (off < v->failed_off || off + len > v->failed_off + v->failed_len)) {
+		v->failed_off = 0; /* a second hole: only a rewrite of everything makes both good */
+		v->failed_len = UINT64_MAX;
+	} else if (!v->failed) {
+		v->failed_off = off;
+		v->failed_len = len;
+	}
+	v->failed = err;
+}
+
+static void write_made_good(struct vinode *v, uint64_t off, uint64_t len)
+{
+	if (v->failed && off <= v->failed_off && off + len >= v->failed_off + v->failed_len)
+		v->failed = 0;
+}
+
+/* Blocks one WRITE may plan on this ring. */
+static uint64_t write_blks_max(const struct fs *fs)
+{
+	uint64_t share = fs->geom.ring_bytes / STREAM_RING_SHARE / 2 / STAGED_RECORD_BYTES;
+
+	return share < WRITE_BLKS_MAX - 1 ? share : WRITE_BLKS_MAX - 1;
+}
+
+int fs_write(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t len)
+{
+	struct timespec now = fs_now(fs);
+	uint64_t done = 0, piece_max = write_blks_max(fs) * BLK;
+	struct vinode *v;
+	int err;
+
+	if (off > FS_FILE_BYTES_MAX || len > FS_FILE_BYTES_MAX - off)
+		return -EFBIG;
+	err = fs_room(fs, 0);
+	if (!err)
+		err = vinode_get(fs, ino, &v);
+	if (err)
+		return err;
+	if (len == 0)
+		goto out;
+	err = stream_open(fs, v);
+	while (!err && done < len) {
+		uint64_t at = off + done, part = piece_max - at % BLK;
+
+		if (part > len - done)
+			part = len - done;
+		err = share_keep(fs, v, (part >> MEDIA_BLOCK_SHIFT) + 2);
+		if (!err)
+			err = vinode_get(fs, ino, &v); /* linking may have let it go */
+		if (!err)
+			err = stream_open(fs, v);
+		if (!err)
+			err = space_wait(fs, stage(fs, v, at, (const uint8_t *)buf + done, part));
+		/* a piece that waits is repeated with the whole write: the pieces before are simply written again */
+		if (vinode_get(fs, ino, &v))
+			return -ENOMEM;
+		if (err)
+			break;
+		/* with each piece: a link between two must not leave content behind the end */
+		if (at + part > v->size)
+			v->size = at + part;
+		v->mtime = v->ctime = now;
+		done += part;
+	}
+	if (err == -EBADMSG || err == -EUCLEAN)
+		err = read_error(ino, off >> MEDIA_BLOCK_SHIFT, err);
+	if (!err)
+		write_made_good(v, off, len);
+	else if (err != -EAGAIN)
+		write_failed(v, off, len, err);
+out:
+	vinode_put(fs, v);
+	return err;
+}
+
+/* Zeros behind the new end in its block, so that growing again shows zeros. */
+static int zero_tail(struct fs *fs, struct vinode *v, uint64_t size)
+{
+	uint64_t end = (size + BLK - 1) / BLK * BLK, ptr;
+	struct fs_inode_omf inode;
+	int err;
+
+	if (size % BLK == 0)
+		return 0;
+	err = file_inode(fs, v->ino, &inode);
+	if (!err)
+		err = visible_ptrs(fs, v, &inode, size >> MEDIA_BLOCK_SHIFT, 1, &ptr);
+	if (err)
+		return err;
+	if (!ptr && !stream_find(v, size >> MEDIA_BLOCK_SHIFT))
+		return 0; /* a hole */
+	return stage(fs, v, size, NULL, end - size);
+}
+
+int fs_truncate(struct fs *fs, uint64_t ino, uint64_t size)
+{
+	struct fs_inode_omf inode;
+	struct vinode *v;
+	int err;
+
+	if (size > FS_FILE_BYTES_MAX)
+		return -EFBIG;
+	err = fs_room(fs, 0);
+	if (!err)
+		err = file_inode(fs, ino, &inode);
+	if (!err)
+		err = vinode_get(fs, ino, &v);
+	if (err)
+		return err;
+	err = share_keep(fs, v, 1);
+	if (!err)
+		err = vinode_get(fs, ino, &v);
+	if (!err)
+		err = stream_open(fs, v);
+	if (!err && size < v->size) {
+		err = space_wait(fs, zero_tail(fs, v, size));
+		if (!err && !vinode_get(fs, ino, &v) && !stream_open(fs, v))
+			stream_cut(fs, v, (size + BLK - 1) >> MEDIA_BLOCK_SHIFT);
+	}
+	if (!err) {
+		v->size = size;
+		v->mtime = v->ctime = fs_now(fs);
+	} else if (err == -EBADMSG || err == -EUCLEAN) {
+		err = read_error(ino, size >> MEDIA_BLOCK_SHIFT, err);
+	}
+	v = vinode_find(fs, ino);
+	if (v)
+		vinode_put(fs, v);
+	return err;
+}
+
+/* ---------------------------------------------------------------- seeking */
+
+/* Next file block at or behind fblk that holds data: staged, or committed and before the cut. */
+static int next_data(struct fs *fs, struct vinode *v, const struct fs_inode_omf *inode, uint64_t fblk, uint64_t *found)
+{
+	struct staged *s, *next;
+	uint64_t best = UINT64_MAX;
+	int err = map_next(fs, inode, fblk, &best);
+
+	if (err && err != -ENXIO)
+		return err;
+	if (err || (v && v->dirty && best >= v->cut))
+		best = UINT64_MAX;
+	if (v && v->dirty)
+		HASH_ITER(hh, v->staged, s, next)
+			if (s->fblk >= fblk && s->fblk < best)
+				best = s->fblk;
+	if (best == UINT64_MAX)
+		return -ENXIO;
+	*found = best;
+	return 0;
+}
+
+static bool has_data(struct fs *fs, struct vinode *v, const struct fs_inode_omf *inode, uint64_t fblk, int *err)
+{
+	uint64_t ptr = 0;
+
+	if (v && v->dirty && stream_find(v, fblk))
+		return true;
+	*err = visible_ptrs(fs, v, inode, fblk, 1, &ptr);
+	return ptr != 0;
+}
+
+int fs_seek(struct fs *fs, uint64_t ino, uint64_t off, int whence, uint64_t *found)
+{
+	struct vinode *v = vinode_find(fs, ino);
+	struct fs_inode_omf inode;
+	uint64_t size, fblk = off >> MEDIA_BLOCK_SHIFT, at;
+	int err = file_inode(fs, ino, &inode);
+
+	if (err)
+		return err;
+	size = v && v->dirty ? v->size : le64_get(inode.size);
+	if (off >= size)
+		return -ENXIO;
+	if (whence == SEEK_DATA) {
+		err = next_data(fs, v, &inode, fblk, &at);
+		if (err)
+			return err;
+		if (at << MEDIA_BLOCK_SHIFT >= size)
+			return -ENXIO;
+		*found = at == fblk ? off : at << MEDIA_BLOCK_SHIFT;
+		return 0;
+	}
+	if (whence != SEEK_HOLE)
+		return -EINVAL;
+	while (fblk << MEDIA_BLOCK_SHIFT < size && has_data(fs, v, &inode, fblk, &err) && !err)
+		fblk++;
+	if (err)
+		return err;
+	at = fblk << MEDIA_BLOCK_SHIFT;
+	*found = at < off ? off : at < size ? at : size;
+	return 0;
+}
