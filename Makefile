@@ -50,7 +50,7 @@ FSCORE := fs/block fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itabl
 FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/replication_mkfs fs/restore fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_mount fs/cmd_restore
 
 # Criterion suites: tests/<name>.c
-SUITES := common/test_csum common/test_poolset common/test_poolhdr common/test_pool common/test_persist \
+SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolset common/test_poolhdr common/test_pool common/test_persist \
           common/test_redo common/test_copy common/test_codec \
           rpmem/test_target rpmem/test_lane rpmem/test_link \
           rpmemd/test_config rpmemd/test_store rpmemd/test_engine \
