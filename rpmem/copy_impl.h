@@ -1,0 +1,69 @@
+/* What copy.c (superblocks, page, ring) and replay.c (applying records in place) share. Private to these two.
+ *
+ *   release <= tail <= head         positions in the ring; bytes_* count the distance, so that a wrap needs no thought
+ *   |--applied--|--records--|--free--------|
+ *               `- items[0 .. item_count)  one for each record, seq tail + 1 ..
+ *
+ * release is the older superblock's tail: ring space behind it may still be needed to recover. It equals tail but between
+ * opening a copy whose superblocks differ and the next checkpoint. */
+#ifndef RPMEMFS_RPMEM_COPY_IMPL_H
+#define RPMEMFS_RPMEM_COPY_IMPL_H
+
+#include "copy.h"
+
+struct copy_run { /* of freed blocks */
+	uint64_t blk;
+	uint32_t count;
+};
+
+/* A record in the ring, and what is asked about it too often to read it again. */
+struct copy_item {
+	struct copy_rec rec;
+	int64_t delta;          /* linked - freed blocks */
+	uint32_t freed_count;
+	struct copy_run *freed; /* freed_count of them, owned */
+};
+
+struct copy {
+	struct pm *pm;
+	bool read_only;
+	bool failed;                /* a fence failed: what is durable is not known any more */
+	struct media_geom geom;
+	struct media_sb_omf sb;     /* newest */
+	unsigned sb_slot;           /* where it is: 0 is A, 1 is B */
+	bool sb_alone;              /* the other slot is damaged or has an older tail, until the next checkpoint */
+	struct copy_page page;
+	uint64_t page_generation;
+	unsigned page_slot;         /* where the newest is */
+	struct copy_point tail, head;
+	uint64_t tail_pos, head_pos;
+	uint64_t bytes_held;        /* release .. tail */
+	uint64_t bytes_live;        /* tail .. head */
+	uint64_t used_blks;         /* at head */
+	uint64_t replay_seq;        /* records up to here may be partly applied in place, by a process before or a failed
+				     * call; what was applied since the last checkpoint is never beyond it */
+	struct copy_item *items;    /* circular, item_cap a power of two */
+	size_t item_first, item_count, item_cap;
+	uint8_t *buf;               /* rec_max bytes: a record, or a batch of them */
+	uint64_t rec_max;
+};
+
+static inline struct copy_item *copy_item_at(const struct copy *copy, size_t idx)
+{
+	return &copy->items[(copy->item_first + idx) & (copy->item_cap - 1)];
+}
+
+/* Copies len bytes from ring byte pos on, wrapping. */
+void copy_ring_read(const struct copy *copy, uint64_t pos, void *to, uint64_t len);
+
+/* After what was written in place is durable: both superblocks, each with its fence, say that tail is behind the first
+ * count items; then their ring space is free. count 0 makes both alike. -EIO: the copy has failed. */
+int copy_tail_advance(struct copy *copy, size_t count);
+
+/* A fence; its failure makes the copy unusable and is -EIO. */
+int copy_fence(struct copy *copy, enum pm_point point);
+
+/* 0, or why this copy cannot be changed: -EIO failed, -EROFS opened for reading. */
+int copy_writable(const struct copy *copy);
+
+#endif
