@@ -1,4 +1,4 @@
-/* What copy.c (superblocks, page, ring) and replay.c (applying records in place) share. Private to these two.
+/* What copy_open.c, copy.c and replay.c share. Private to these three.
  *
  *   release <= tail <= head         positions in the ring; bytes_* count the distance, so that a wrap needs no thought
  *   |--applied--|--records--|--free--------|
@@ -53,8 +53,36 @@ static inline struct copy_item *copy_item_at(const struct copy *copy, size_t idx
 	return &copy->items[(copy->item_first + idx) & (copy->item_cap - 1)];
 }
 
+static inline uint64_t copy_sb_off(unsigned slot)
+{
+	return media_off(slot ? MEDIA_SB_B_BLK : MEDIA_SB_A_BLK);
+}
+
+static inline uint64_t copy_page_off(unsigned slot)
+{
+	return media_off(MEDIA_PAGE_BLK) + slot * MEDIA_PAGE_SLOT_BYTES;
+}
+
+/* Bytes from ring byte from to ring byte to, going forward; 0 when equal, since the ring is never full. */
+static inline uint64_t copy_ring_dist(const struct copy *copy, uint64_t from, uint64_t to)
+{
+	return (to + copy->geom.ring_bytes - from) % copy->geom.ring_bytes;
+}
+
 /* Copies len bytes from ring byte pos on, wrapping. */
 void copy_ring_read(const struct copy *copy, uint64_t pos, void *to, uint64_t len);
+
+/* Tail fields; the checksum, when all fields are set. */
+void copy_sb_set_tail(struct media_sb_omf *sb, const struct copy_point *at, uint64_t pos, uint64_t used_blks);
+void copy_sb_seal(struct media_sb_omf *sb);
+
+/* Whether the record continues the history at head; whether the count of used blocks can be what it leaves behind. */
+bool copy_continues(const struct copy *copy, const struct redo_view *v);
+bool copy_used_ok(const struct copy *copy, const struct redo_view *v);
+
+/* Fills *item for a record at head_pos and makes room for it (-ENOMEM); head_move takes it and cannot fail. */
+int copy_item_make(struct copy *copy, const struct redo_view *v, struct copy_item *item);
+void copy_head_move(struct copy *copy, const struct copy_item *item);
 
 /* After what was written in place is durable: both superblocks, each with its fence, say that tail is behind the first
  * count items; then their ring space is free. count 0 makes both alike. -EIO: the copy has failed. */
