@@ -345,6 +345,8 @@ int dir_leaf_split(struct fs *fs, uint64_t blk, uint64_t dir_ino, uint64_t *righ
 	used = le64_get(leaf->used);
 	start = le64_get(leaf->start);
 	*key = le64_get(dir_leaf_entry(leaf, slots[keep])->key);
+	if (*key == le64_get(dir_leaf_entry(leaf, slots[keep - 1])->key))
+		return tree_damaged("directory leaf", blk, "one key twice");
 	for (i = keep; i < count; i++) {
 		const struct fs_dirent_omf *entry = dir_leaf_entry(leaf, slots[i]);
 
