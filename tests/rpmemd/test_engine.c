@@ -1,0 +1,615 @@
+/* The engine on a real copy in anonymous memory, driven with real records: what is stored, what is refused and that a
+ * refusal stores nothing, room made in the ring, and hostile messages. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include "codec.h"
+#include "copy.h"
+#include "rpmemd/engine.h"
+
+#define POOL_BYTES (16u << 20)
+
+/* One request being laid out. */
+struct msg {
+	_Alignas(64) uint8_t bytes[LANE_MSG_BYTES_MAX];
+	size_t len;
+};
+
+static struct pm pm;
+static struct copy *copy;
+static struct engine *engine;
+static struct redo_builder *builder;
+static struct lane_ack_msg ack;
+static uint8_t read_buf[LANE_MSG_BYTES_MAX];
+static uint64_t lane_seq[2], first_blk;
+static struct msg m;
+static uint8_t page_of[256][4096]; /* page_of[x] holds bytes x */
+
+static void set_up(void)
+{
+	struct copy_format fmt = { .ring_bytes = MEDIA_RING_BYTES_MIN,
+		.page = { .role = MEDIA_ROLE_REPLICA, .state = MEDIA_CONSISTENT } };
+	void *mem = mmap(NULL, POOL_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	cr_assert_neq(mem, MAP_FAILED);
+	for (unsigned i = 0; i < 256; i++)
+		memset(page_of[i], (int)i, 4096);
+	pm_init(&pm, mem, POOL_BYTES, PM_MEMORY);
+	cr_assert_eq(copy_format(&pm, &fmt), 0);
+	cr_assert_eq(copy_open(&pm, false, &copy), 0);
+	cr_assert_eq(engine_new(&(struct engine_cfg){ .pm = &pm, .copy = copy, .floor = 4096, .fs = true }, &engine), 0);
+	cr_assert_eq(redo_builder_new(MEDIA_RING_BYTES_MIN / REDO_RING_SHARE, &builder), 0);
+	first_blk = copy_geom(copy)->group0_blk + MEDIA_GROUP_META_BLKS;
+}
+
+static void tear_down(void)
+{
+	engine_delete(engine);
+	copy_close(copy);
+	redo_builder_delete(builder);
+	munmap(pm.base, POOL_BYTES);
+}
+
+TestSuite(engine, .init = set_up, .fini = tear_down);
+
+/* ---------------------------------------------------------------- requests */
+
+static struct lane_req_msg *hdr(void)
+{
+	return (struct lane_req_msg *)m.bytes;
+}
+
+static void req(unsigned lane, unsigned op, uint64_t arg)
+{
+	memset(m.bytes, 0, sizeof(struct lane_req_msg));
+	*hdr() = (struct lane_req_msg){ .magic = le32_put(LANE_MAGIC), .op = le16_put((uint16_t)op),
+		.seq = le64_put(++lane_seq[lane]), .arg = le64_put(arg) };
+	m.len = sizeof(struct lane_req_msg);
+}
+
+static void append(const void *bytes, size_t n)
+{
+	cr_assert_leq(m.len + n, sizeof(m.bytes));
+	memcpy(m.bytes + m.len, bytes, n);
+	m.len += n;
+}
+
+/* All ranges come before the first payload(). */
+static void range(uint64_t off, uint32_t len, uint32_t flags)
+{
+	struct lane_range_msg r = { le64_put(off), le32_put(len), le32_put(flags) };
+
+	append(&r, sizeof(r));
+	hdr()->range_count = le32_put(le32_get(hdr()->range_count) + 1);
+}
+
+static void payload(const void *bytes, uint32_t n)
+{
+	append(bytes, n);
+	hdr()->inline_bytes = le32_put(le32_get(hdr()->inline_bytes) + n);
+}
+
+static void piece(const void *rec, uint32_t off, uint32_t n, uint32_t whole)
+{
+	append((const uint8_t *)rec + off, n);
+	hdr()->rec_off = le32_put(off);
+	hdr()->rec_bytes = le32_put(n);
+	hdr()->rec_len = le32_put(whole);
+	hdr()->flags = le16_put(off + n < whole ? LANE_MORE : 0);
+}
+
+/* Handles the message in memory of exactly its size; returns the answer's status. */
+static unsigned send_on(unsigned lane, int want_err)
+{
+	void *exact = malloc(m.len);
+	int err;
+
+	lane_req_seal(m.bytes, m.len);
+	memcpy(exact, m.bytes, m.len);
+	err = engine_handle(engine, lane, exact, m.len, &ack, read_buf);
+	free(exact);
+	cr_expect_eq(err, want_err, "err %d", err);
+	cr_expect_eq(lane_ack_check(&ack, sizeof(ack), &(struct lane_ack_msg){ 0 }),
+		le32_get(ack.read_bytes) ? -EPROTO : 0);
+	return le16_get(ack.status);
+}
+
+static unsigned send_ok(void)
+{
+	return send_on(0, 0);
+}
+
+/* ---------------------------------------------------------------- records */
+
+struct rec {
+	const void *bytes;
+	uint32_t len;
+	uint64_t seq;
+};
+
+/* Links count data blocks from blk on with pages of bytes fill, fill + 1 ... */
+static struct rec record_at(const struct copy_point *head, uint64_t epoch, uint64_t blk, unsigned count, unsigned fill)
+{
+	struct rec r = { .seq = head->seq + 1 };
+	struct hash128 hash;
+
+	redo_begin(builder);
+	for (unsigned i = 0; i < count; i++)
+		cr_assert_eq(redo_link(builder, blk + i, MEDIA_DATA, csum_crc32c(0, page_of[(fill + i) & 255], 4096)), 0);
+	cr_assert_eq(redo_finish(builder, r.seq, epoch, &head->hash, 1, &r.bytes, &r.len, &hash), 0);
+	return r;
+}
+
+static struct rec record(uint64_t blk, unsigned count, unsigned fill)
+{
+	struct copy_point head = copy_head(copy);
+
+	return record_at(&head, 1, blk, count, fill);
+}
+
+/* A whole commit of one inline block in one message. */
+static void commit_req(const struct rec *r, uint64_t blk, unsigned fill)
+{
+	req(0, LANE_COMMIT, r->seq);
+	range(media_off(blk), 4096, LANE_RANGE_INLINE);
+	payload(page_of[fill], 4096);
+	piece(r->bytes, 0, r->len, r->len);
+}
+
+static bool block_is(uint64_t blk, unsigned fill)
+{
+	return !memcmp(pm_ptr(&pm, media_off(blk)), page_of[fill], 4096);
+}
+
+/* ---------------------------------------------------------------- commits */
+
+Test(engine, a_commit_of_one_message_is_stored_and_survives)
+{
+	struct rec r = record(first_blk, 1, 7);
+	struct copy *again;
+
+	commit_req(&r, first_blk, 7);
+	cr_expect_eq(send_ok(), WIRE_OK);
+	cr_expect_eq(le64_get(ack.head_seq), 1);
+	cr_expect_eq(le64_get(ack.tail_seq), 0);
+	cr_expect_eq(le64_get(ack.ring_free), copy_ring_free(copy));
+	cr_expect(block_is(first_blk, 7));
+	cr_assert_eq(copy_open(&pm, true, &again), 0);
+	cr_expect_eq(copy_head(again).seq, 1);
+	copy_close(again);
+}
+
+Test(engine, a_record_behind_an_odd_payload_is_taken_too)
+{
+	struct rec r = record(first_blk, 1, 7);
+
+	memset(pm.base + media_off(first_blk), 7, 4096);
+	req(0, LANE_COMMIT, r.seq);
+	range(media_off(first_blk) + 1, 13, LANE_RANGE_INLINE);
+	payload(page_of[7], 13);
+	piece(r.bytes, 0, r.len, r.len);
+	cr_expect_eq(send_ok(), WIRE_OK);
+}
+
+Test(engine, a_train_is_stored_as_it_comes_and_linked_at_its_end)
+{
+	enum { COUNT = 40 };
+	struct rec r = record(first_blk, COUNT, 1);
+	uint32_t third = r.len / 3;
+
+	for (unsigned i = 0; i < COUNT; i += 10) { /* data first ... */
+		req(0, LANE_COMMIT, r.seq);
+		for (unsigned j = i; j < i + 10; j++)
+			range(media_off(first_blk + j), 4096, LANE_RANGE_INLINE);
+		for (unsigned j = i; j < i + 10; j++)
+			payload(page_of[1 + j], 4096);
+		hdr()->flags = le16_put(LANE_MORE);
+		hdr()->rec_len = le32_put(r.len);
+		cr_expect_eq(send_ok(), WIRE_OK);
+		cr_expect(block_is(first_blk + i, 1 + i));
+		cr_expect_eq(le64_get(ack.head_seq), 0);
+	}
+	for (uint32_t off = 0; off < r.len; off += third) { /* ... then the record in pieces */
+		req(0, LANE_COMMIT, r.seq);
+		piece(r.bytes, off, off + third < r.len ? third : r.len - off, r.len);
+		cr_expect_eq(send_ok(), WIRE_OK);
+	}
+	cr_expect_eq(le64_get(ack.head_seq), 1);
+}
+
+Test(engine, a_lost_push_is_noticed_and_can_be_mended)
+{
+	struct rec r = record(first_blk, 1, 9);
+
+	req(0, LANE_COMMIT, r.seq);
+	range(media_off(first_blk), 4096, 0);
+	piece(r.bytes, 0, r.len, r.len);
+	cr_expect_eq(send_ok(), WIRE_DAMAGED);
+	cr_expect_eq(le64_get(ack.head_seq), 0);
+	memcpy(pm.base + media_off(first_blk), page_of[9], 4096);
+	req(0, LANE_COMMIT, r.seq);
+	range(media_off(first_blk), 4096, 0);
+	piece(r.bytes, 0, r.len, r.len);
+	cr_expect_eq(send_ok(), WIRE_OK);
+}
+
+/* Lines of the same record lie on top of a linked data block. */
+Test(engine, lines_of_a_linked_block_count_for_its_checksum)
+{
+	struct copy_point head = copy_head(copy);
+	struct hash128 hash;
+	struct rec r = { .seq = 1 };
+	uint8_t after[4096];
+
+	memcpy(after, page_of[3], 4096);
+	memset(after + 64, 0xaa, 64);
+	memset(after + 4032, 0xbb, 64);
+	redo_begin(builder);
+	cr_assert_eq(redo_link(builder, first_blk, MEDIA_DATA, csum_crc32c(0, after, 4096)), 0);
+	cr_assert_eq(redo_lines(builder, first_blk, MEDIA_DATA, 2 | 1ull << 63, after), 0);
+	if (redo_finish(builder, 1, 1, &head.hash, 1, &r.bytes, &r.len, &hash))
+		cr_skip_test("the record format does not allow it");
+	commit_req(&r, first_blk, 3);
+	cr_expect_eq(send_ok(), WIRE_OK);
+}
+
+/* ---------------------------------------------------------------- refusals */
+
+Test(engine, an_old_epoch_is_fenced_before_a_byte_is_stored)
+{
+	struct copy_page page = *copy_page(copy);
+	struct rec r = record(first_blk, 1, 7);
+
+	page.fence_epoch = 5;
+	cr_assert_eq(copy_page_set(copy, &page), 0);
+	commit_req(&r, first_blk, 7);
+	cr_expect_eq(send_ok(), WIRE_FENCED);
+	cr_expect(block_is(first_blk, 0));
+	cr_expect_eq(le64_get(ack.head_seq), 0);
+}
+
+Test(engine, another_history_is_refused_before_a_byte_is_stored)
+{
+	struct copy_point fork = copy_head(copy);
+	struct rec r;
+
+	fork.hash.b[3] ^= 1;
+	r = record_at(&fork, 1, first_blk, 1, 7);
+	commit_req(&r, first_blk, 7);
+	cr_expect_eq(send_ok(), WIRE_HISTORY);
+	cr_expect(block_is(first_blk, 0));
+	fork = copy_head(copy);
+	fork.seq = 1; /* one commit too far */
+	r = record_at(&fork, 1, first_blk, 1, 7);
+	commit_req(&r, first_blk, 7);
+	cr_expect_eq(send_ok(), WIRE_HISTORY);
+	cr_expect(block_is(first_blk, 0));
+}
+
+Test(engine, a_refused_train_stores_nothing_and_answers_every_message)
+{
+	for (unsigned i = 0; i < 3; i++) {
+		req(0, LANE_COMMIT, 2); /* head is 0 */
+		range(media_off(first_blk), 4096, LANE_RANGE_INLINE);
+		payload(page_of[7], 4096);
+		hdr()->rec_len = le32_put(128);
+		hdr()->flags = le16_put(i < 2 ? LANE_MORE : 0);
+		if (i == 2)
+			piece(page_of[0], 0, 128, 128);
+		cr_expect_eq(send_ok(), WIRE_HISTORY);
+		cr_expect(block_is(first_blk, 0));
+	}
+	struct rec r = record(first_blk, 1, 7);
+	commit_req(&r, first_blk, 7);
+	cr_expect_eq(send_ok(), WIRE_OK);
+}
+
+Test(engine, a_record_that_does_not_parse_is_damage)
+{
+	struct rec r = record(first_blk, 1, 7);
+	uint8_t bad[4096];
+
+	memcpy(bad, r.bytes, r.len);
+	bad[r.len - 1] ^= 1;
+	req(0, LANE_COMMIT, 1);
+	piece(bad, 0, r.len, r.len);
+	cr_expect_eq(send_ok(), WIRE_DAMAGED);
+}
+
+/* Nothing but blocks behind the tables may be touched by a commit's ranges. */
+Test(engine, ranges_outside_linkable_blocks_end_the_session)
+{
+	const struct media_geom *g = copy_geom(copy);
+	const struct { uint64_t off; uint32_t len; } cases[] = {
+		{ media_off(MEDIA_PAGE_BLK), 64 }, { media_off(MEDIA_SB_A_BLK), 64 }, { media_ring_off(0), 4096 },
+		{ media_off(g->group0_blk), 4096 }, { media_off(first_blk) - 1, 2 },
+		{ media_off(first_blk - 1), 4096 },
+	};
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct rec r = record(first_blk, 1, 0);
+		void *before = malloc(cases[i].len);
+
+		memcpy(before, pm_ptr(&pm, cases[i].off), cases[i].len);
+		req(0, LANE_COMMIT, r.seq);
+		range(cases[i].off, cases[i].len, LANE_RANGE_INLINE);
+		payload(page_of[0xee], cases[i].len);
+		piece(r.bytes, 0, r.len, r.len);
+		cr_expect_eq(send_on(0, -EPROTO), WIRE_BAD_PROTO, "case %u", i);
+		cr_expect_arr_eq(before, pm_ptr(&pm, cases[i].off), cases[i].len);
+		free(before);
+	}
+}
+
+Test(engine, lane_sequence_counts_by_one_for_each_lane)
+{
+	req(0, LANE_PING, 0);
+	cr_expect_eq(send_on(0, 0), WIRE_OK);
+	req(1, LANE_PING, 0);
+	cr_expect_eq(send_on(1, 0), WIRE_OK);
+	lane_seq[0]++;
+	req(0, LANE_PING, 0);
+	cr_expect_eq(send_on(0, -EPROTO), WIRE_BAD_PROTO);
+	lane_seq[0] = 0;
+	req(0, LANE_PING, 0);
+	cr_expect_eq(send_on(0, -EPROTO), WIRE_BAD_PROTO);
+}
+
+/* One message of a train, then one that does not continue it. */
+static void train_broken_by(unsigned lane, uint64_t arg, uint32_t off, uint32_t whole)
+{
+	req(0, LANE_COMMIT, 1);
+	piece(page_of[0], 0, 128, 384);
+	cr_expect_eq(send_ok(), WIRE_OK);
+	req(lane, LANE_COMMIT, arg);
+	piece(page_of[0], off, 128, whole);
+	cr_expect_eq(send_on(lane, -EPROTO), WIRE_BAD_PROTO);
+}
+
+Test(engine, a_train_broken_by_another_lane) { train_broken_by(1, 1, 128, 384); }
+Test(engine, a_train_broken_by_another_sequence) { train_broken_by(0, 2, 128, 384); }
+Test(engine, a_train_broken_by_a_gap) { train_broken_by(0, 1, 192, 384); }
+Test(engine, a_train_broken_by_an_overlap) { train_broken_by(0, 1, 64, 384); }
+Test(engine, a_train_broken_by_another_length) { train_broken_by(0, 1, 128, 448); }
+
+Test(engine, a_record_over_the_rings_bound_is_refused)
+{
+	req(0, LANE_COMMIT, 1);
+	piece(page_of[0], 0, 128, MEDIA_RING_BYTES_MIN / REDO_RING_SHARE + 64);
+	cr_expect_eq(send_on(0, -EPROTO), WIRE_BAD_PROTO);
+}
+
+/* ---------------------------------------------------------------- ring */
+
+/* Commits with one metadata block each, until count or a refusal; returns how many were taken. */
+static unsigned fill_ring(unsigned count, uint64_t settled_lag, unsigned *status)
+{
+	unsigned done = 0;
+
+	for (*status = WIRE_OK; done < count; done++) {
+		struct copy_point head = copy_head(copy);
+		uint64_t blk = first_blk + 100 + done % 8;
+		struct rec r = { .seq = head.seq + 1 };
+		struct hash128 hash;
+
+		redo_begin(builder);
+		if (done < 8)
+			redo_link(builder, blk, MEDIA_META_FIRST, csum_crc32c(0, page_of[done & 255], 4096));
+		redo_lines(builder, blk, MEDIA_META_FIRST, UINT64_MAX, page_of[done & 255]);
+		cr_assert_eq(redo_finish(builder, r.seq, 1, &head.hash, 1, &r.bytes, &r.len, &hash), 0);
+		req(0, LANE_COMMIT, r.seq);
+		hdr()->tail = le64_put(r.seq > settled_lag ? r.seq - settled_lag : 0);
+		piece(r.bytes, 0, r.len, r.len);
+		*status = send_ok();
+		if (*status != WIRE_OK)
+			break;
+	}
+	return done;
+}
+
+Test(engine, the_ring_wraps_as_long_as_commits_settle)
+{
+	unsigned status, done = fill_ring(500, 1, &status);
+	struct copy_point head, again_head;
+	struct copy *again;
+
+	cr_assert_eq(done, 500, "stopped at %u: %s", done, wire_status_name((uint16_t)status));
+	cr_expect_eq(copy_head(copy).seq, 500);
+	cr_expect_leq(copy_tail(copy).seq, 499);
+	cr_assert_eq(copy_open(&pm, true, &again), 0);
+	cr_expect_eq(copy_head(again).seq, 500);
+	head = copy_head(copy);
+	again_head = copy_head(again);
+	cr_expect_arr_eq(&again_head.hash, &head.hash, sizeof(head.hash));
+	copy_close(again);
+}
+
+Test(engine, unsettled_records_are_never_applied)
+{
+	unsigned status, done = fill_ring(500, UINT64_MAX, &status);
+
+	cr_expect_eq(status, WIRE_NO_SPACE);
+	cr_expect_lt(done, 500);
+	cr_expect_eq(copy_tail(copy).seq, 0);
+	cr_expect(!engine_idle(engine));
+	cr_expect_eq(copy_tail(copy).seq, 0);
+	req(0, LANE_CHECKPOINT, 10); /* settled, says the initiator */
+	cr_expect_eq(send_ok(), WIRE_OK);
+	cr_expect_eq(le64_get(ack.tail_seq), 10);
+	while (engine_idle(engine))
+		;
+	cr_expect_eq(copy_tail(copy).seq, 10);
+	cr_expect_eq(fill_ring(1, UINT64_MAX, &status), 1);
+}
+
+Test(engine, idle_time_settles_in_bounded_steps)
+{
+	unsigned status, steps = 0, count = (unsigned)(copy_geom(copy)->ring_bytes / 4 / 4096) + 4;
+	uint64_t tail = 0;
+
+	cr_assert_eq(fill_ring(count, 1, &status), count); /* over a quarter of the ring */
+	while (engine_idle(engine)) {
+		cr_expect_gt(copy_tail(copy).seq, tail);
+		tail = copy_tail(copy).seq;
+		steps++;
+	}
+	cr_expect_gt(steps, 1);
+	cr_expect_gt(copy_tail(copy).seq, 0);
+	cr_expect_lt(copy_tail(copy).seq, count);
+}
+
+/* ---------------------------------------------------------------- other requests */
+
+static void plain_engine(bool read_only, bool fs)
+{
+	engine_delete(engine);
+	lane_seq[0] = 0;
+	cr_assert_eq(engine_new(&(struct engine_cfg){ .pm = &pm, .floor = 4096, .read_only = read_only, .fs = fs }, &engine),
+		0);
+}
+
+static unsigned write_req(unsigned op, uint64_t off, int want_err)
+{
+	req(0, op, 0);
+	range(off, 64, LANE_RANGE_INLINE);
+	range(off + 64, 64, LANE_RANGE_ZERO);
+	payload(page_of[0x5a], 64);
+	return send_on(0, want_err);
+}
+
+Test(engine, plain_pools_are_written_and_take_no_commits)
+{
+	struct rec r = record(first_blk, 1, 7);
+
+	plain_engine(false, false);
+	memset(pm.base + 8192, 0xff, 128);
+	cr_expect_eq(write_req(LANE_WRITE, 8192, 0), WIRE_OK);
+	cr_expect(!memcmp(pm.base + 8192, page_of[0x5a], 64) && !memcmp(pm.base + 8256, page_of[0], 64));
+	cr_expect_eq(le64_get(ack.head_seq), 0);
+	cr_expect_eq(write_req(LANE_DEEP, 8192, 0), WIRE_OK);
+	commit_req(&r, first_blk, 7);
+	cr_expect_eq(send_ok(), WIRE_STATE);
+	req(0, LANE_CHECKPOINT, 1);
+	cr_expect_eq(send_ok(), WIRE_STATE);
+	cr_expect_eq(write_req(LANE_WRITE, 0, -EPROTO), WIRE_BAD_PROTO);
+}
+
+Test(engine, read_only_sessions_and_unformatted_pools_store_nothing)
+{
+	plain_engine(true, false);
+	cr_expect_eq(write_req(LANE_WRITE, 8192, 0), WIRE_STATE);
+	plain_engine(false, true);
+	cr_expect_eq(write_req(LANE_WRITE, 8192, 0), WIRE_STATE);
+}
+
+Test(engine, a_consistent_copy_takes_no_plain_write_an_inconsistent_one_only_in_its_groups)
+{
+	struct copy_page page = *copy_page(copy);
+	uint64_t group0 = media_off(copy_geom(copy)->group0_blk);
+
+	cr_expect_eq(write_req(LANE_WRITE, media_off(first_blk), 0), WIRE_STATE);
+	page.state = MEDIA_INCONSISTENT;
+	cr_assert_eq(copy_page_set(copy, &page), 0);
+	cr_expect_eq(write_req(LANE_WRITE, media_off(first_blk), 0), WIRE_OK);
+	cr_expect_eq(write_req(LANE_WRITE, group0, 0), WIRE_OK);
+	cr_expect_eq(write_req(LANE_WRITE, group0 - 64, -EPROTO), WIRE_BAD_PROTO);
+}
+
+Test(engine, reads_bring_bytes_behind_the_answer)
+{
+	req(0, LANE_READ, 0);
+	range(media_off(MEDIA_SB_A_BLK), 512, 0);
+	cr_expect_eq(send_ok(), WIRE_OK);
+	cr_expect_eq(le32_get(ack.read_bytes), 512);
+	cr_expect_arr_eq(read_buf, pm_ptr(&pm, media_off(MEDIA_SB_A_BLK)), 512);
+}
+
+Test(engine, counters_count_messages_and_named_bytes_but_no_pings)
+{
+	uint64_t bytes;
+
+	plain_engine(false, false);
+	req(0, LANE_PING, 0);
+	send_ok();
+	cr_expect_eq(le64_get(ack.rx_msgs), 0);
+	cr_expect_eq(le64_get(ack.rx_bytes), 0);
+	req(0, LANE_WRITE, 0);
+	range(8192, 100, LANE_RANGE_INLINE);
+	range(12288, 1000, 0);
+	range(16384, 5000, LANE_RANGE_ZERO);
+	payload(page_of[1], 100);
+	bytes = m.len;
+	send_ok();
+	cr_expect_eq(le64_get(ack.rx_msgs), 1);
+	cr_expect_eq(le64_get(ack.rx_bytes), bytes + 1000);
+}
+
+static int fail_record(enum pm_point point)
+{
+	return point == PM_POINT_RECORD ? -EIO : 0;
+}
+
+Test(engine, a_failed_fence_fails_the_engine)
+{
+	struct rec r = record(first_blk, 1, 7);
+
+	pm.fail = fail_record;
+	commit_req(&r, first_blk, 7);
+	cr_expect_eq(send_on(0, -EIO), WIRE_IO);
+	pm.fail = NULL;
+	req(0, LANE_PING, 0);
+	cr_expect_eq(send_on(0, -EIO), WIRE_IO);
+}
+
+/* ---------------------------------------------------------------- hostile messages */
+
+/* Every byte of a good commit changed to some values, sealed again: answered somehow, and only good commits move head. */
+Test(engine, mutated_messages_never_crash, .timeout = 60)
+{
+	static const uint8_t values[] = { 0x00, 0x01, 0x40, 0x80, 0xff };
+	struct rec r = record(first_blk, 2, 7);
+	struct msg good;
+
+	req(0, LANE_COMMIT, r.seq);
+	range(media_off(first_blk), 96, LANE_RANGE_INLINE);
+	range(media_off(first_blk + 1), 4096, LANE_RANGE_ZERO);
+	payload(page_of[7], 96);
+	piece(r.bytes, 0, r.len, r.len);
+	good = m;
+	for (size_t at = 0; at < good.len; at++) {
+		for (unsigned i = 0; i < sizeof(values); i++) {
+			void *exact = malloc(good.len);
+			int err;
+
+			memcpy(exact, good.bytes, good.len);
+			((uint8_t *)exact)[at] = values[i];
+			lane_req_seal(exact, good.len);
+			err = engine_handle(engine, 1, exact, good.len, &ack, read_buf);
+			cr_expect(err == 0 || err == -EPROTO);
+			cr_expect_eq(copy_head(copy).seq, 0, "byte %zu", at);
+			free(exact);
+			plain_engine(false, true);
+			engine_set_copy(engine, copy);
+		}
+	}
+}
+
+Test(engine, truncated_messages_never_crash)
+{
+	struct rec r = record(first_blk, 1, 7);
+
+	commit_req(&r, first_blk, 7);
+	for (size_t cut = 0; cut < m.len; cut++) {
+		void *exact = malloc(cut ? cut : 1);
+
+		memcpy(exact, m.bytes, cut);
+		if (cut >= sizeof(struct lane_req_msg))
+			lane_req_seal(exact, cut);
+		cr_expect_eq(engine_handle(engine, 0, exact, cut, &ack, read_buf), -EPROTO);
+		cr_expect_eq(le16_get(ack.status), WIRE_BAD_PROTO);
+		free(exact);
+	}
+	cr_expect(block_is(first_blk, 0));
+}
