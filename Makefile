@@ -41,12 +41,12 @@ LIBS = $(PKG_LIBS) -ldl -lm
 COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/pool rpmem/pool_map rpmem/pool_part rpmem/pmem rpmem/persist \
           rpmem/redo rpmem/replay rpmem/copy rpmem/copy_open rpmem/copy_omf rpmem/codec rpmem/codec_lane rpmem/fabric rpmem/fabric_ep rpmem/fabric_io
 # The initiator.
-RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/lane rpmem/link
+RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/lane rpmem/lane_post rpmem/link
 # The target.
 RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/served rpmemd/server rpmemd/lanes rpmemd/takeover
 # The file system core and its front ends.
 FSCORE := fs/block fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/rename fs/attr fs/file fs/orphan fs/fs \
-          fs/fsck
+          fs/fsck fs/fsck_inodes fs/fsck_dir
 FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/replication_mkfs fs/restore fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_mount fs/cmd_restore
 
 # Criterion suites: tests/<name>.c
@@ -54,8 +54,8 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
           common/test_redo common/test_copy common/test_codec \
           rpmem/test_target rpmem/test_lane rpmem/test_link \
           rpmemd/test_config rpmemd/test_store rpmemd/test_engine \
-          fs/test_map fs/test_dir fs/test_core fs/test_namei fs/test_file fs/test_policy
-SUPPORT := 
+          fs/test_map fs/test_dir fs/test_itable fs/test_namei fs/test_file fs/test_policy
+SUPPORT := tests/support/core_rig
 
 PROGRAMS := $(BUILD)/rpmemfs $(BUILD)/rpmemd
 
@@ -92,7 +92,10 @@ $(BUILD)/libtest.a: $(call tobj,$(FSPROG) $(FSCORE) $(RPMEM) $(RPMEMD) $(COMMON)
 $(BUILD)/tests/%: $(BUILD)/tobj/tests/%.o $(BUILD)/libtest.a
 	@mkdir -p $(@D)
 	$(if $(Q),@echo "  LD    $@")
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(BUILD)/libtest.a $(LIBS) $(CRITERION_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(BUILD)/libtest.a $(LIBS) $(CRITERION_LIBS)
+
+# The structures over blocks are tested over a block layer in memory, which stands before the real one.
+$(addprefix $(BUILD)/tests/fs/,test_map test_dir test_itable): $(call tobj,tests/support/fake_block)
 
 .SECONDARY:
 

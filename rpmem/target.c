@@ -63,7 +63,7 @@ int target_parse(const char *text, struct target *target)
 {
 	struct target parsed = { 0 };
 	const char *at = strchr(text, '@'), *host = at ? at + 1 : text, *port;
-	size_t host_len;
+	size_t host_len = 0;
 	int err = 0;
 
 	if (!strcmp(text, "@local")) {

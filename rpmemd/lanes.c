@@ -27,7 +27,7 @@
 #include "persist.h"
 
 #define LANE_SPIN_NS 100000ull    /* polling after a request */
-#define LANE_PAUSE_MS 5           /* no request for so long: the engine may use the time */
+#define LANE_PAUSE_MS 120         /* no request for so long (more than the engine calls quiet): it may use the time */
 #define LANE_WAIT_MS 200          /* at most asleep: stop and event queue are looked at so often */
 #define ACCEPT_WAIT_MS 50
 #define TCP_TIMEOUT_MS 15000u

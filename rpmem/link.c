@@ -1,0 +1,666 @@
+/* A link to a replica: struct repl_link over a session.
+ *
+ *   repl_link_open:  copies, starts the connector thread                  CONNECTING
+ *   connector:       session_open, result into struct link, eventfd, exit
+ *   poll (owner):    result there -> joined; taken over                   UP | DOWN
+ *   poll (owner):    lanes polled; control channel and clock by the tick  UP -> DOWN on the first failure
+ *
+ * Until `finished` is set the connector owns session, err and text; afterwards the owner does. There is no lock. DOWN cuts the
+ * lanes at once, so that memory of unfinished operations is the caller's again; the control channel goes with close.
+ *
+ * Pushes, commits and checkpoints use lane 0: order across lanes does not exist. Reads and writes of a copy that is being
+ * overwritten go round all lanes.
+ *
+ * What an owner sleeps on: lane 0's completion queue, and one epoll set with everything else: event queues, other
+ * lanes, control channel, and a timer that fires when heartbeats are due. */
+#include "repl.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+#include "errmsg.h"
+#include "poolhdr.h"
+#include "session.h"
+
+#define TICKS_PER_NOTICE 8u     /* looks at the control channel and at idle lanes within notice_ms */
+#define TICK_MS_MAX 100u
+#define TICK_MS_MIN 5u
+#define SPINS_PER_SLEEP 2000u   /* spin: yields without progress before sleeping: the peer is not answering back to back */
+#define CONNECT_STEP_MS 100
+
+struct link {
+	struct repl_link pub;        /* first: ops cast it back */
+	struct session_cfg cfg;
+	char *set_name, *provider, *command;
+	uint32_t connect_ms;
+	bool spin;
+	pthread_t connector;
+	bool joined;
+	bool cancel, finished;       /* atomic */
+	struct session *session;     /* NULL: not UP */
+	int connect_err;
+	char connect_text[sizeof(((struct repl_link *)0)->err_text)];
+	int event_fd, rest_fd, timer_fd, cq_fd;
+	uint64_t tick_ns, next_tick_ns;
+	bool slept;                  /* the owner may have slept: look at the rest */
+	unsigned turn;               /* lane of the next read or write */
+	unsigned idle_polls;
+};
+
+static struct link *link_of(struct repl_link *pub)
+{
+	return (struct link *)pub;
+}
+
+/* ---------------------------------------------------------------- connecting */
+static void *connector_main(void *arg)
+{
+	struct link *link = arg;
+	struct deadline deadline = deadline_in(link->connect_ms, &link->cancel);
+	uint64_t one = 1;
+
+	errmsg_clear();
+	link->connect_err = session_open(&link->cfg, &deadline, &link->session);
+	if (link->connect_err)
+		snprintf(link->connect_text, sizeof(link->connect_text), "%s",
+			 *errmsg_get() ? errmsg_get() : strerror(-link->connect_err));
+	__atomic_store_n(&link->finished, true, __ATOMIC_RELEASE);
+	if (write(link->event_fd, &one, sizeof(one)) < 0)
+		return NULL; /* an eventfd at zero takes one */
+	return NULL;
+}
+
+static enum repl_state link_down(struct link *link, int err, const char *text)
+{
+	struct repl_link *pub = &link->pub;
+
+	pub->state = REPL_DOWN;
+	pub->err = err;
+	snprintf(pub->err_text, sizeof(pub->err_text), "%.80s: %.170s", pub->target, text);
+	if (link->session)
+		session_cut(link->session);
+	return REPL_DOWN;
+}
+
+static enum repl_state link_failed(struct link *link, int err)
+{
+	return link_down(link, err, *errmsg_get() ? errmsg_get() : strerror(-err));
+}
+
+static int rest_add(struct link *link, int fd)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+
+	return epoll_ctl(link->rest_fd, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+}
+
+static void timer_arm(struct link *link)
+{
+	struct itimerspec at = { .it_value = { (time_t)(link->next_tick_ns / 1000000000),
+					       (long)(link->next_tick_ns % 1000000000) } };
+
+	timerfd_settime(link->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
+/* Collects what the owner sleeps on. */
+static int rest_build(struct link *link)
+{
+	struct session *session = link->session;
+	int err = rest_add(link, link->timer_fd);
+
+	if (!err)
+		err = rest_add(link, session->channel->fd);
+	for (unsigned i = 0; i < session->lane_count && !err; i++) {
+		int cq_fd, eq_fd;
+
+		fab_fds(lane_ep(session->lanes[i]), &cq_fd, &eq_fd);
+		err = rest_add(link, eq_fd);
+		if (!i)
+			link->cq_fd = cq_fd;
+		else if (!err)
+			err = rest_add(link, cq_fd);
+	}
+	return err ? errmsg_set(err, "epoll: %s", strerror(-err)) : 0;
+}
+
+static enum repl_state link_takeover(struct link *link)
+{
+	struct repl_link *pub = &link->pub;
+	int err;
+
+	if (!__atomic_load_n(&link->finished, __ATOMIC_ACQUIRE))
+		return REPL_CONNECTING;
+	pthread_join(link->connector, NULL);
+	link->joined = true;
+	if (link->connect_err)
+		return link_down(link, link->connect_err, link->connect_text);
+	pub->peer = link->session->peer;
+	pub->acked = pub->peer.head.seq;
+	pub->tail_seq = pub->peer.tail.seq;
+	link->next_tick_ns = channel_now_ns() + link->tick_ns;
+	timer_arm(link);
+	err = rest_build(link);
+	if (err)
+		return link_failed(link, err);
+	return pub->state = REPL_UP;
+}
+
+/* ---------------------------------------------------------------- polling */
+static void news_take(struct link *link)
+{
+	struct repl_link *pub = &link->pub;
+	const struct lane_news *news;
+	struct repl_counters *count = &pub->count;
+
+	if (!link->session->lane_count)
+		return;
+	news = lane_news(link->session->lanes[0]);
+	if (news->acked > pub->acked)
+		pub->acked = news->acked;
+	if (news->round_trips || news->rx_msgs) {
+		pub->tail_seq = news->tail_seq > pub->tail_seq ? news->tail_seq : pub->tail_seq;
+		pub->ring_free = news->ring_free;
+	}
+	count->round_trips = count->bytes_sent = 0;
+	for (unsigned i = 0; i < link->session->lane_count; i++) {
+		news = lane_news(link->session->lanes[i]);
+		count->round_trips += news->round_trips;
+		count->bytes_sent += news->bytes_sent;
+		count->peer_rx_bytes = news->rx_bytes > count->peer_rx_bytes ? news->rx_bytes : count->peer_rx_bytes;
+		count->peer_rx_msgs = news->rx_msgs > count->peer_rx_msgs ? news->rx_msgs : count->peer_rx_msgs;
+	}
+}
+
+/* The slow part: control channel and timer; when the tick is due or the owner has slept. */
+static int link_tick(struct link *link, uint64_t now)
+{
+	int err = channel_check(link->session->channel);
+
+	link->slept = false;
+	if (now >= link->next_tick_ns) {
+		link->next_tick_ns = now + link->tick_ns;
+		timer_arm(link);
+	}
+	return err ? errmsg_prefix(err, "control channel") : 0;
+}
+
+static bool rest_has_events(const struct link *link)
+{
+	struct pollfd fd = { link->rest_fd, POLLIN, 0 };
+
+	return poll(&fd, 1, 0) > 0;
+}
+
+static enum repl_state link_poll(struct repl_link *pub)
+{
+	struct link *link = link_of(pub);
+	struct session *session = link->session;
+	uint64_t now;
+	int err = 0;
+
+	if (pub->state == REPL_CONNECTING)
+		return link_takeover(link);
+	if (pub->state == REPL_DOWN)
+		return REPL_DOWN;
+	for (unsigned i = 0; i < session->lane_count && !err; i++)
+		err = lane_poll(session->lanes[i]);
+	news_take(link);
+	now = channel_now_ns();
+	if (!err && (now >= link->next_tick_ns || (link->slept && rest_has_events(link))))
+		err = link_tick(link, now);
+	link->slept = false;
+	return err ? link_failed(link, err) : REPL_UP;
+}
+
+static unsigned link_fds(struct repl_link *pub, int fds[2])
+{
+	struct link *link = link_of(pub);
+
+	if (pub->state == REPL_DOWN)
+		return 0;
+	if (pub->state == REPL_CONNECTING) {
+		fds[0] = link->event_fd;
+		return 1;
+	}
+	fds[0] = link->rest_fd;
+	fds[1] = link->cq_fd;
+	return link->session->lane_count ? 2 : 1;
+}
+
+static bool link_may_block(struct repl_link *pub)
+{
+	struct link *link = link_of(pub);
+
+	if (pub->state == REPL_DOWN)
+		return true;
+	if (pub->state == REPL_CONNECTING)
+		return !__atomic_load_n(&link->finished, __ATOMIC_ACQUIRE);
+	for (unsigned i = 0; i < link->session->lane_count; i++)
+		if (!fab_may_block(lane_ep(link->session->lanes[i])))
+			return false;
+	link->slept = true;
+	return true;
+}
+
+/* One poll, and when it brought nothing a rest: the way of waiting of every call that blocks. 0, or link->err. */
+static int link_rest(struct link *link, bool progress)
+{
+	struct repl_link *pub = &link->pub;
+	struct pollfd fds[2] = { { .events = POLLIN }, { .events = POLLIN } };
+	int raw[2];
+	unsigned count;
+
+	if (pub->ops->poll(pub) == REPL_DOWN)
+		return pub->err;
+	if (progress)
+		link->idle_polls = 0;
+	if (link->spin && ++link->idle_polls < SPINS_PER_SLEEP) {
+		sched_yield();
+		return 0;
+	}
+	if (!link_may_block(pub))
+		return 0;
+	count = link_fds(pub, raw);
+	for (unsigned i = 0; i < count; i++)
+		fds[i].fd = raw[i];
+	poll(fds, count, CONNECT_STEP_MS);
+	return 0;
+}
+
+int repl_link_wait(struct repl_link *pub)
+{
+	struct pollfd fd = { .events = POLLIN };
+	enum repl_state state;
+
+	while ((state = pub->ops->poll(pub)) == REPL_CONNECTING) {
+		int fds[2];
+
+		if (!pub->ops->may_block(pub) || !pub->ops->fds(pub, fds))
+			continue;
+		fd.fd = fds[0];
+		poll(&fd, 1, CONNECT_STEP_MS);
+	}
+	return state == REPL_UP ? 0 : pub->err;
+}
+
+/* ---------------------------------------------------------------- lanes */
+static int link_ready(const struct repl_link *pub)
+{
+	if (pub->state == REPL_UP)
+		return 0;
+	return errmsg_set(pub->state == REPL_DOWN && pub->err ? pub->err : -ENOTCONN, "%s: %s", pub->target,
+			  pub->state == REPL_DOWN ? "is down" : "is not connected yet");
+}
+
+/* A lane with room for one more operation, waiting for it if need be. */
+static int lane_ready(struct link *link, unsigned index, struct lane **out)
+{
+	int err = link_ready(&link->pub);
+
+	if (!err && index >= link->session->lane_count)
+		return errmsg_set(-EOPNOTSUPP, "the session was opened without lanes");
+	while (!err && lane_full(link->session->lanes[index]))
+		err = link_rest(link, false);
+	if (!err)
+		*out = link->session->lanes[index];
+	return err;
+}
+
+/* Ranges lie in the pool, without overflow. */
+static int ranges_check(const struct repl_link *pub, const struct repl_range *ranges, unsigned count, bool need_src)
+{
+	for (unsigned i = 0; i < count; i++) {
+		if (ranges[i].off > pub->peer.pool_size || ranges[i].len > pub->peer.pool_size - ranges[i].off)
+			return errmsg_set(-EINVAL, "range 0x%" PRIx64 "+0x%x is outside the pool", ranges[i].off,
+					  ranges[i].len);
+		if (need_src && !ranges[i].src)
+			return errmsg_set(-EINVAL, "range 0x%" PRIx64 " has no source", ranges[i].off);
+	}
+	return 0;
+}
+
+/* What a queueing call returned: an error other than memory means that the lane is dead. */
+static int queued(struct link *link, int err)
+{
+	if (err && err != -ENOMEM)
+		link_failed(link, err);
+	return err;
+}
+
+static int link_push(struct repl_link *pub, const struct repl_range *ranges, unsigned count)
+{
+	struct link *link = link_of(pub);
+	struct lane *lane;
+	int err = lane_ready(link, 0, &lane);
+
+	if (!err && !pub->peer.rma)
+		err = errmsg_set(-EOPNOTSUPP, "%s: no one-sided writes", pub->target);
+	if (!err)
+		err = ranges_check(pub, ranges, count, true);
+	return err ? err : queued(link, lane_push(lane, ranges, count));
+}
+
+static int link_commit(struct repl_link *pub, const struct repl_commit *commit)
+{
+	struct link *link = link_of(pub);
+	struct lane *lane;
+	int err = lane_ready(link, 0, &lane);
+
+	if (!err && (!commit->rec_len || commit->rec_len > LANE_RECORD_BYTES_MAX))
+		err = errmsg_set(-EINVAL, "a record of %u bytes", commit->rec_len);
+	if (!err)
+		err = ranges_check(pub, commit->ranges, commit->range_count, false);
+	if (!err)
+		err = queued(link, lane_commit(lane, commit));
+	if (!err)
+		pub->count.commits++;
+	return err;
+}
+
+static int link_checkpoint(struct repl_link *pub, uint64_t upto)
+{
+	struct link *link = link_of(pub);
+	struct lane *lane;
+	int err = lane_ready(link, 0, &lane);
+
+	return err ? err : queued(link, lane_checkpoint(lane, upto));
+}
+
+static unsigned turn_next(struct link *link)
+{
+	return link->session && link->session->lane_count ? link->turn++ % link->session->lane_count : 0;
+}
+
+static int link_read(struct repl_link *pub, uint64_t off, void *dst, uint32_t len)
+{
+	struct link *link = link_of(pub);
+	struct repl_range range = { off, len, NULL };
+	struct lane *lane;
+	int err = lane_ready(link, turn_next(link), &lane);
+
+	if (!err)
+		err = ranges_check(pub, &range, 1, false);
+	return err ? err : queued(link, lane_read(lane, off, dst, len));
+}
+
+static int link_write(struct repl_link *pub, const struct repl_range *ranges, unsigned count)
+{
+	struct link *link = link_of(pub);
+	struct lane *lane;
+	int err = lane_ready(link, turn_next(link), &lane);
+
+	if (!err)
+		err = ranges_check(pub, ranges, count, true);
+	return err ? err : queued(link, lane_write(lane, ranges, count, false));
+}
+
+static bool lanes_busy(const struct session *session)
+{
+	for (unsigned i = 0; i < session->lane_count; i++)
+		if (lane_busy(session->lanes[i]))
+			return true;
+	return false;
+}
+
+static int link_settle(struct repl_link *pub)
+{
+	struct link *link = link_of(pub);
+	uint64_t trips = 0;
+	int err = link_ready(pub);
+
+	while (!err && lanes_busy(link->session)) {
+		err = link_rest(link, trips != pub->count.round_trips);
+		trips = pub->count.round_trips;
+	}
+	for (unsigned i = 0; !err && i < link->session->lane_count; i++)
+		err = lane_settled(link->session->lanes[i]);
+	return err;
+}
+
+/* ---------------------------------------------------------------- control requests */
+static struct deadline link_deadline(const struct link *link)
+{
+	return deadline_in(link->cfg.notice_ms, NULL);
+}
+
+/* A refused request leaves the link UP; a channel that failed or fell out of step does not. */
+static int control(struct link *link, const struct ctl_msg *msg, struct ctl_msg *answer)
+{
+	struct deadline deadline = link_deadline(link);
+	int err = link_ready(&link->pub);
+
+	if (err)
+		return err;
+	err = channel_request(link->session->channel, msg, answer, &deadline);
+	if (err && answer->type != CTL_ERROR)
+		link_failed(link, err);
+	return err;
+}
+
+static int link_chain(struct repl_link *pub, uint64_t seq, struct copy_point *point)
+{
+	struct ctl_msg msg = { .type = CTL_CHAIN, .u.chain = { seq } }, answer = { 0 };
+	int err = control(link_of(pub), &msg, &answer);
+
+	if (!err)
+		session_point_get(&answer.u.point, point);
+	return err;
+}
+
+static int link_format(struct repl_link *pub, const struct copy_format *fmt)
+{
+	struct ctl_msg msg = { .type = CTL_FORMAT }, answer = { 0 };
+	struct ctl_format *format = &msg.u.format;
+
+	memcpy(format->content_uuid, fmt->content_uuid, sizeof(format->content_uuid));
+	format->hash_seed = fmt->hash_seed;
+	format->created_ns = fmt->created_ns;
+	format->ring_bytes = fmt->ring_bytes;
+	session_page_put(&fmt->page, &format->page);
+	return control(link_of(pub), &msg, &answer);
+}
+
+static int link_fence(struct repl_link *pub, uint64_t expected, uint64_t epoch, const uint8_t id[16])
+{
+	struct ctl_msg msg = { .type = CTL_FENCE, .u.fence = { expected, epoch, { 0 } } }, answer = { 0 };
+
+	memcpy(msg.u.fence.id, id, sizeof(msg.u.fence.id));
+	return control(link_of(pub), &msg, &answer);
+}
+
+static int link_page(struct repl_link *pub, const struct copy_page *page)
+{
+	struct ctl_msg msg = { .type = CTL_PAGE }, answer = { 0 };
+	int err;
+
+	session_page_put(page, &msg.u.page);
+	err = control(link_of(pub), &msg, &answer);
+	if (!err)
+		pub->peer.page = *page;
+	return err;
+}
+
+static int link_checkpoint_all(struct repl_link *pub)
+{
+	struct ctl_msg msg = { .type = CTL_CHECKPOINT, .u.checkpoint = { UINT64_MAX } }, answer = { 0 };
+
+	return control(link_of(pub), &msg, &answer);
+}
+
+static int link_reset(struct repl_link *pub, const struct copy_point *at, uint64_t used_blks)
+{
+	struct ctl_msg msg = { .type = CTL_RESET }, answer = { 0 };
+
+	msg.u.reset.at.seq = at->seq;
+	msg.u.reset.at.epoch = at->epoch;
+	memcpy(msg.u.reset.at.hash, at->hash.b, sizeof(msg.u.reset.at.hash));
+	msg.u.reset.used_blks = used_blks;
+	return control(link_of(pub), &msg, &answer);
+}
+
+static int link_refresh(struct repl_link *pub)
+{
+	struct link *link = link_of(pub);
+	struct deadline deadline = link_deadline(link);
+	int err = link_ready(pub);
+
+	if (err)
+		return err;
+	err = session_status(link->session, &deadline);
+	if (err) {
+		link_failed(link, err);
+		return err;
+	}
+	pub->peer = link->session->peer;
+	pub->acked = pub->peer.head.seq;
+	pub->tail_seq = pub->peer.tail.seq;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- opening and closing */
+static void link_free(struct link *link)
+{
+	int fds[] = { link->event_fd, link->rest_fd, link->timer_fd };
+
+	for (unsigned i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	free(link->set_name);
+	free(link->provider);
+	free(link->command);
+	free(link);
+}
+
+static void link_close(struct repl_link *pub)
+{
+	struct link *link = link_of(pub);
+	struct deadline deadline;
+
+	__atomic_store_n(&link->cancel, true, __ATOMIC_RELEASE);
+	if (!link->joined)
+		pthread_join(link->connector, NULL);
+	if (link->session) {
+		deadline = link_deadline(link);
+		session_close(link->session, pub->state == REPL_DOWN ? NULL : &deadline);
+	}
+	link_free(link);
+}
+
+static const struct repl_link_ops link_ops = {
+	.poll = link_poll,
+	.fds = link_fds,
+	.may_block = link_may_block,
+	.push = link_push,
+	.commit = link_commit,
+	.checkpoint = link_checkpoint,
+	.read = link_read,
+	.write = link_write,
+	.settle = link_settle,
+	.chain = link_chain,
+	.format = link_format,
+	.fence = link_fence,
+	.page = link_page,
+	.checkpoint_all = link_checkpoint_all,
+	.reset = link_reset,
+	.refresh = link_refresh,
+	.close = link_close,
+};
+
+static void attr_copy(const struct pool_attr *attr, struct ctl_attr *msg)
+{
+	memcpy(msg->signature, attr->signature, sizeof(msg->signature));
+	msg->major = attr->major;
+	msg->compat = attr->compat;
+	msg->incompat = attr->incompat;
+	msg->ro_compat = attr->ro_compat;
+	memcpy(msg->poolset_uuid, attr->poolset_uuid, sizeof(msg->poolset_uuid));
+	memcpy(msg->uuid, attr->uuid, sizeof(msg->uuid));
+	memcpy(msg->next_uuid, attr->next_uuid, sizeof(msg->next_uuid));
+	memcpy(msg->prev_uuid, attr->prev_uuid, sizeof(msg->prev_uuid));
+	memcpy(msg->user_flags, attr->user_flags, sizeof(msg->user_flags));
+}
+
+/* Copies names and settings; defaults fill what is not given. */
+static int link_configure(struct link *link, const struct poolset_replica *replica, const struct repl_cfg *cfg)
+{
+	const char *provider = cfg->provider ? cfg->provider : getenv("FI_PROVIDER");
+	struct session_cfg *out = &link->cfg;
+
+	if (!provider || (strcmp(provider, "tcp") && strcmp(provider, "verbs")))
+		provider = cfg->provider ? cfg->provider : "tcp";
+	link->set_name = strdup(replica->set_name);
+	link->provider = strdup(provider);
+	link->command = cfg->command ? strdup(cfg->command) : NULL;
+	if (!link->set_name || !link->provider || (cfg->command && !link->command))
+		return -ENOMEM;
+	out->set_name = link->set_name;
+	out->provider = link->provider;
+	out->command = link->command;
+	out->lanes = cfg->lanes ? cfg->lanes : 1;
+	out->notice_ms = cfg->notice_ms ? cfg->notice_ms : REPL_NOTICE_MS_DEFAULT;
+	out->open_flags = cfg->open_flags | CTL_OPEN_FS;
+	out->create = cfg->create;
+	out->has_attr = cfg->create && cfg->attr;
+	if (out->has_attr)
+		attr_copy(cfg->attr, &out->attr);
+	out->pool_size = cfg->pool_size;
+	link->connect_ms = cfg->connect_ms ? cfg->connect_ms : REPL_CONNECT_MS_DEFAULT;
+	link->spin = cfg->spin;
+	link->tick_ns = out->notice_ms / TICKS_PER_NOTICE;
+	link->tick_ns = link->tick_ns > TICK_MS_MAX ? TICK_MS_MAX : link->tick_ns < TICK_MS_MIN ? TICK_MS_MIN : link->tick_ns;
+	link->tick_ns *= 1000000;
+	return 0;
+}
+
+static int link_fds_open(struct link *link)
+{
+	link->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	link->rest_fd = epoll_create1(EPOLL_CLOEXEC);
+	link->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	return link->event_fd < 0 || link->rest_fd < 0 || link->timer_fd < 0 ? -EAGAIN : 0;
+}
+
+int repl_link_open(const struct poolset_replica *replica, const struct repl_cfg *cfg, struct repl_link **out)
+{
+	struct link *link = calloc(1, sizeof(*link));
+	struct repl_link *pub;
+	int err;
+
+	if (!link)
+		return -ENOMEM;
+	pub = &link->pub;
+	pub->ops = &link_ops;
+	link->event_fd = link->rest_fd = link->timer_fd = -1;
+	memcpy(pub->name, replica->name, sizeof(pub->name));
+	snprintf(pub->target, sizeof(pub->target), "%.200s %.90s", replica->target, replica->set_name);
+	err = link_configure(link, replica, cfg);
+	if (!err)
+		err = link_fds_open(link);
+	if (err)
+		goto free_link;
+	*out = pub;
+	err = target_parse(replica->target, &link->cfg.target);
+	if (err) {
+		link->joined = true;
+		link_failed(link, err);
+		return 0;
+	}
+	fab_prepare_env();
+	err = -pthread_create(&link->connector, NULL, connector_main, link);
+	if (!err)
+		return 0;
+	*out = NULL;
+free_link:
+	link_free(link);
+	return err;
+}

@@ -1,0 +1,316 @@
+/* The control channel over SSH: the only file that sees libssh.
+ *
+ * The user's own world decides: ~/.ssh/config (or the file RPMEM_SSH_CONFIG names), agent and keys, known_hosts. A host key
+ * that is unknown or has changed is refused, with the command that puts it right; nothing is ever asked or stored here.
+ *
+ *   configured -> connecting -> host key checked -> authenticated -> command running -> stream
+ *
+ * The session never blocks: each step is repeated until it is done or the deadline has passed. libssh is told nothing about
+ * time. What the far end says on stderr is kept for messages. */
+#include "channel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libssh/libssh.h>
+#include <netdb.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include "errmsg.h"
+#include "target.h"
+
+#define SSH_STEP_MS 20     /* longest sleep between two looks while connecting */
+#define SSH_PARTING_MS 500 /* for exit status and last words, when the stream has ended */
+#define SSH_STATUS_NO_COMMAND 127
+
+struct sshc {
+	struct channel channel;
+	ssh_session session;
+	ssh_channel stream;
+	char hint[340]; /* "ssh -p 22 user@host": what to try by hand */
+};
+
+static struct sshc *sshc_of(struct channel *channel)
+{
+	return (struct sshc *)channel;
+}
+
+/* ---------------------------------------------------------------- the stream */
+static void stderr_drain(struct sshc *ssh)
+{
+	char buf[1024];
+	int n;
+
+	while ((n = ssh_channel_read_nonblocking(ssh->stream, buf, sizeof(buf), 1)) > 0)
+		channel_stderr(&ssh->channel, buf, (size_t)n);
+}
+
+static long sshc_read(struct channel *channel, void *buf, size_t len)
+{
+	struct sshc *ssh = sshc_of(channel);
+	int n = ssh_channel_read_nonblocking(ssh->stream, buf, (uint32_t)len, 0);
+
+	if (n > 0)
+		return n;
+	stderr_drain(ssh);
+	if (n == SSH_EOF || n == SSH_ERROR || ssh_channel_is_eof(ssh->stream) || ssh_channel_is_closed(ssh->stream) ||
+	    !ssh_is_connected(ssh->session))
+		return -ECONNRESET;
+	return 0;
+}
+
+static long sshc_write(struct channel *channel, const void *buf, size_t len)
+{
+	int n = ssh_channel_write(sshc_of(channel)->stream, buf, (uint32_t)len);
+
+	if (n >= 0)
+		return n;
+	return n == SSH_AGAIN ? 0 : -ECONNRESET;
+}
+
+static void session_wait(ssh_session session, int timeout_ms)
+{
+	struct pollfd fd = { ssh_get_fd(session), POLLIN, 0 };
+
+	if (ssh_get_poll_flags(session) & SSH_WRITE_PENDING)
+		fd.events |= POLLOUT;
+	poll(&fd, fd.fd < 0 ? 0 : 1, timeout_ms);
+}
+
+static void sshc_wait(struct channel *channel, bool writable, int timeout_ms)
+{
+	/* Writing waits for window, which arrives as input. */
+	session_wait(sshc_of(channel)->session, writable && timeout_ms > SSH_STEP_MS ? SSH_STEP_MS : timeout_ms);
+}
+
+static int sshc_explain(struct channel *channel, int err)
+{
+	struct sshc *ssh = sshc_of(channel);
+	struct deadline parting = deadline_in(err == -ETIMEDOUT ? 0 : SSH_PARTING_MS, NULL);
+	char end[64] = "its stream ended";
+	int status = -1, slice;
+
+	for (;;) {
+		stderr_drain(ssh);
+		status = ssh_channel_get_exit_status(ssh->stream);
+		slice = deadline_slice(&parting);
+		if (status >= 0 || slice < 0 || ssh_channel_is_closed(ssh->stream) || !ssh_is_connected(ssh->session))
+			break;
+		session_wait(ssh->session, slice < SSH_STEP_MS ? slice : SSH_STEP_MS);
+	}
+	if (err == -ETIMEDOUT)
+		snprintf(end, sizeof(end), "it does not answer");
+	else if (status == SSH_STATUS_NO_COMMAND)
+		snprintf(end, sizeof(end), "the command is not found there (RPMEM_CMD names it)");
+	else if (status >= 0)
+		snprintf(end, sizeof(end), "it ended with exit status %d", status);
+	else if (!ssh_is_connected(ssh->session))
+		snprintf(end, sizeof(end), "the SSH connection was lost");
+	return errmsg_set(err, "%s: %s%s%s", channel->name, end, *channel->last_line ? ": " : "", channel->last_line);
+}
+
+static void sshc_close(struct channel *channel)
+{
+	struct sshc *ssh = sshc_of(channel);
+
+	if (ssh->stream) {
+		ssh_channel_send_eof(ssh->stream);
+		ssh_channel_close(ssh->stream);
+		ssh_channel_free(ssh->stream);
+	}
+	if (ssh->session) {
+		ssh_disconnect(ssh->session);
+		ssh_free(ssh->session);
+	}
+	free(ssh);
+}
+
+static const struct channel_ops ssh_ops = {
+	.read = sshc_read,
+	.write = sshc_write,
+	.wait = sshc_wait,
+	.explain = sshc_explain,
+	.close = sshc_close,
+};
+
+/* ---------------------------------------------------------------- connecting */
+static int ssh_fail(struct sshc *ssh, int err, const char *step)
+{
+	return errmsg_set(err, "ssh: %s failed: %s; try: %s", step, ssh_get_error(ssh->session), ssh->hint);
+}
+
+/* Sleeps between two tries of a step. */
+static int step_wait(struct sshc *ssh, const struct deadline *deadline, const char *step)
+{
+	int slice = deadline_slice(deadline);
+
+	if (slice < 0)
+		return errmsg_set(slice, "ssh: %s: %s; try: %s", step,
+				  slice == -ECANCELED ? "given up" : "no answer in time", ssh->hint);
+	session_wait(ssh->session, slice < SSH_STEP_MS ? slice : SSH_STEP_MS);
+	return 0;
+}
+
+static int ssh_configure(struct sshc *ssh, const struct target *target)
+{
+	const char *config = getenv("RPMEM_SSH_CONFIG");
+	unsigned port = target->port;
+	int err = ssh_options_set(ssh->session, SSH_OPTIONS_HOST, target->host);
+
+	if (!err && *target->user)
+		err = ssh_options_set(ssh->session, SSH_OPTIONS_USER, target->user);
+	if (!err && port)
+		err = ssh_options_set(ssh->session, SSH_OPTIONS_PORT, &port);
+	/* After ours: what is set already stays. */
+	if (!err)
+		err = ssh_options_parse_config(ssh->session, config);
+	if (err)
+		return ssh_fail(ssh, -EINVAL, "reading the SSH configuration");
+	ssh_set_blocking(ssh->session, 0);
+	return 0;
+}
+
+static int ssh_reach(struct sshc *ssh, const struct deadline *deadline)
+{
+	int ret, err;
+
+	while ((ret = ssh_connect(ssh->session)) == SSH_AGAIN) {
+		err = step_wait(ssh, deadline, "connecting");
+		if (err)
+			return err;
+	}
+	if (ret != SSH_OK)
+		return ssh_fail(ssh, -EHOSTUNREACH, "connecting");
+	fcntl(ssh_get_fd(ssh->session), F_SETFD, FD_CLOEXEC);
+	return 0;
+}
+
+/* The name known_hosts has for the server: [host]:port unless the port is 22. */
+static void known_name(struct sshc *ssh, char *name, size_t bytes)
+{
+	char *host = NULL;
+	unsigned port = 22;
+
+	ssh_options_get(ssh->session, SSH_OPTIONS_HOST, &host);
+	ssh_options_get_port(ssh->session, &port);
+	snprintf(name, bytes, port == 22 ? "%s" : "'[%s]:%u'", host ? host : "host", port);
+	ssh_string_free_char(host);
+}
+
+static int ssh_check_host(struct sshc *ssh)
+{
+	char name[300];
+
+	known_name(ssh, name, sizeof(name));
+	switch (ssh_session_is_known_server(ssh->session)) {
+	case SSH_KNOWN_HOSTS_OK:
+		return 0;
+	case SSH_KNOWN_HOSTS_CHANGED:
+	case SSH_KNOWN_HOSTS_OTHER:
+		return errmsg_set(-EKEYREJECTED,
+				  "ssh: the host key has CHANGED: the host was reinstalled, or somebody is in between; if you know why: ssh-keygen -R %s, then once: %s",
+				  name, ssh->hint);
+	case SSH_KNOWN_HOSTS_UNKNOWN:
+	case SSH_KNOWN_HOSTS_NOT_FOUND:
+		return errmsg_set(-EKEYREJECTED, "ssh: the host key is not known; check and accept it once by: %s",
+				  ssh->hint);
+	default:
+		return ssh_fail(ssh, -EKEYREJECTED, "checking known_hosts");
+	}
+}
+
+static int ssh_login(struct sshc *ssh, const struct deadline *deadline)
+{
+	int ret, err;
+
+	while ((ret = ssh_userauth_publickey_auto(ssh->session, NULL, NULL)) == SSH_AUTH_AGAIN) {
+		err = step_wait(ssh, deadline, "authentication");
+		if (err)
+			return err;
+	}
+	if (ret == SSH_AUTH_SUCCESS)
+		return 0;
+	if (ret == SSH_AUTH_ERROR)
+		return ssh_fail(ssh, -EACCES, "authentication");
+	return errmsg_set(-EACCES, "ssh: no key or agent was accepted; this must work without a password: %s", ssh->hint);
+}
+
+static int ssh_run(struct sshc *ssh, const char *command, const struct deadline *deadline)
+{
+	int ret, err;
+
+	ssh->stream = ssh_channel_new(ssh->session);
+	if (!ssh->stream)
+		return -ENOMEM;
+	while ((ret = ssh_channel_open_session(ssh->stream)) == SSH_AGAIN) {
+		err = step_wait(ssh, deadline, "opening a session");
+		if (err)
+			return err;
+	}
+	while (ret == SSH_OK && (ret = ssh_channel_request_exec(ssh->stream, command)) == SSH_AGAIN) {
+		err = step_wait(ssh, deadline, "starting the command");
+		if (err)
+			return err;
+		ret = SSH_OK;
+	}
+	return ret == SSH_OK ? 0 : ssh_fail(ssh, -ECONNREFUSED, "starting the command");
+}
+
+/* The address the session goes to; behind a proxy command, the configured name. */
+static void host_find(struct sshc *ssh)
+{
+	struct sockaddr_storage addr;
+	socklen_t len = sizeof(addr);
+	char *host = NULL;
+
+	if (!getpeername(ssh_get_fd(ssh->session), (struct sockaddr *)&addr, &len) &&
+	    !getnameinfo((struct sockaddr *)&addr, len, ssh->channel.host, sizeof(ssh->channel.host), NULL, 0,
+			 NI_NUMERICHOST))
+		return;
+	ssh_options_get(ssh->session, SSH_OPTIONS_HOST, &host);
+	snprintf(ssh->channel.host, sizeof(ssh->channel.host), "%s", host ? host : "");
+	ssh_string_free_char(host);
+}
+
+static void hint_make(struct sshc *ssh, const struct target *target)
+{
+	const char *config = getenv("RPMEM_SSH_CONFIG");
+	char port[16] = "";
+
+	if (target->port)
+		snprintf(port, sizeof(port), "-p %u ", target->port);
+	snprintf(ssh->hint, sizeof(ssh->hint), "ssh %s%.40s%s%s%s%s%.255s", config ? "-F " : "", config ? config : "",
+		 config ? " " : "", port, target->user, *target->user ? "@" : "", target->host);
+}
+
+int ssh_open(const struct target *target, const char *command, const struct deadline *deadline, struct channel **out)
+{
+	struct sshc *ssh = calloc(1, sizeof(*ssh));
+	int err;
+
+	if (!ssh)
+		return -ENOMEM;
+	ssh->channel.ops = &ssh_ops;
+	hint_make(ssh, target);
+	snprintf(ssh->channel.name, sizeof(ssh->channel.name), "%s", command);
+	ssh->session = ssh_new();
+	err = ssh->session ? ssh_configure(ssh, target) : -ENOMEM;
+	if (!err)
+		err = ssh_reach(ssh, deadline);
+	if (!err)
+		err = ssh_check_host(ssh);
+	if (!err)
+		err = ssh_login(ssh, deadline);
+	if (!err)
+		err = ssh_run(ssh, command, deadline);
+	if (err) {
+		sshc_close(&ssh->channel);
+		return err;
+	}
+	host_find(ssh);
+	ssh->channel.fd = ssh_get_fd(ssh->session);
+	*out = &ssh->channel;
+	return 0;
+}
