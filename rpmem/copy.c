@@ -1,8 +1,8 @@
-/* What changes in an open copy: ring and head by appending, tail and superblocks by a checkpoint's end, the per-copy page,
- * all of it by a reset. How a copy comes to be open is in copy_open.c, what a checkpoint puts in place in replay.c.
+/* What changes in an open copy: ring and head by appending, tail and superblocks by a checkpoint's end, the per-copy
+ * page, all of it by a reset. How a copy comes to be open is in copy_open.c, what a checkpoint puts in place in replay.c.
  *
- * Each order of stores and fences is written out where it is done: copy_append, sb_write_both, copy_page_set, copy_reset.
- * A failed fence is final: what the medium holds is unknown, so every later change is refused with -EIO. */
+ * Each order of stores and fences is written out where it is done: copy_append, sb_write_both, copy_page_set and
+ * copy_reset. A failed fence is final: what the medium holds is unknown, so every later change is refused with -EIO. */
 #include "copy_impl.h"
 
 #include <errno.h>
@@ -282,8 +282,8 @@ const struct copy_page *copy_page(const struct copy *copy)
 static int append_check(const struct copy *copy, const struct redo_view *v)
 {
 	if (v->epoch < copy->head.epoch || v->epoch < copy->page.fence_epoch)
-		return errmsg_set(-ESTALE, "record %llu: epoch %llu, the copy is at %llu and fenced at %llu", (ull)v->seq,
-				  (ull)v->epoch, (ull)copy->head.epoch, (ull)copy->page.fence_epoch);
+		return errmsg_set(-ESTALE, "record %llu: epoch %llu, the copy is at %llu, fenced at %llu",
+				  (ull)v->seq, (ull)v->epoch, (ull)copy->head.epoch, (ull)copy->page.fence_epoch);
 	if (!copy_continues(copy, v))
 		return errmsg_set(-EILSEQ, "record %llu: does not continue the history at %llu", (ull)v->seq,
 				  (ull)copy->head.seq);

@@ -4,8 +4,8 @@
  *   |--applied--|--records--|--free--------|
  *               `- items[0 .. item_count)  one for each record, seq tail + 1 ..
  *
- * release is the older superblock's tail: ring space behind it may still be needed to recover. It equals tail but between
- * opening a copy whose superblocks differ and the next checkpoint. */
+ * release is the older superblock's tail: ring space behind it may still be needed to recover. It equals tail but
+ * between opening a copy whose superblocks differ and the next checkpoint. */
 #ifndef RPMEMFS_RPMEM_COPY_IMPL_H
 #define RPMEMFS_RPMEM_COPY_IMPL_H
 
@@ -40,8 +40,8 @@ struct copy {
 	uint64_t bytes_held;        /* release .. tail */
 	uint64_t bytes_live;        /* tail .. head */
 	uint64_t used_blks;         /* at head */
-	uint64_t replay_seq;        /* records up to here may be partly applied in place, by a process before or a failed
-				     * call; what was applied since the last checkpoint is never beyond it */
+	uint64_t replay_seq;        /* no record behind this one was ever applied in place, not even in part and by a
+				     * process before or a call that failed */
 	struct copy_item *items;    /* circular, item_cap a power of two */
 	size_t item_first, item_count, item_cap;
 	uint8_t *buf;               /* rec_max bytes: a record, or a batch of them */

@@ -181,8 +181,8 @@ static bool sb_places_ok(const struct media_sb_omf *sb, const struct media_geom 
 	       all_zero(sb->zero, sizeof(sb->zero));
 }
 
-/* A superblock is judged by its checksum before its version: all versions keep size and place of both, so that damage is
- * not taken for a newer format. Unknown read-only features are left to the caller, who knows what it wants to do. */
+/* A superblock is judged by its checksum before its version: all versions keep size and place of both, so that damage
+ * is not taken for a newer format. Unknown read-only features are left to the caller, who knows what it wants to do. */
 int copy_sb_check(const struct media_sb_omf *sb, uint64_t pool_bytes, struct media_geom *geom)
 {
 	uint64_t blk_count = le64_get(sb->blk_count), ring_bytes = le64_get(sb->ring_bytes);

@@ -1,12 +1,12 @@
 /* How a copy comes to be: formatting an empty pool, and finding tail and head of one that was used.
  *
- *   newest superblock --tail_pos--> record tail+1, tail+2, ... head, each checked against the one before by sequence and
- *   history hash; the first that does not continue the chain ends it. That is either the end of history (a record torn
+ *   newest superblock --tail_pos--> record tail+1, tail+2, ... head, each checked against the one before by sequence
+ *   and history hash; the first that does not continue the chain ends it. That is either the end of history (a record torn
  *   by the crash, or bytes of an earlier lap), or damage in the middle. What tells them apart is a valid record of a
  *   later sequence elsewhere in the ring: appends are fenced one by one, so nothing can be durable behind a torn one.
  *
- * Opening stores nothing. The older superblock may name an earlier tail (a checkpoint was cut off between the two): then
- * the ring from there on is held until the next checkpoint. */
+ * Opening stores nothing. The older superblock may name an earlier tail (a checkpoint was cut off between the two):
+ * then the ring from there on is held until the next checkpoint. */
 #include "copy_impl.h"
 
 #include <errno.h>
@@ -185,7 +185,7 @@ static int ring_walk(struct copy *copy)
 		if (v.len > copy_ring_free(copy))
 			return 0; /* appending never runs into what is held: the scan will say so */
 		if (!copy_used_ok(copy, &v))
-			return errmsg_set(-EBADMSG, "ring offset 0x%llx: record %llu does not fit the count of used blocks",
+			return errmsg_set(-EBADMSG, "ring offset 0x%llx: record %llu does not fit the used blocks",
 					  (ull)media_ring_off(copy->head_pos), (ull)v.seq);
 		err = copy_item_make(copy, &v, &item);
 		if (err)
@@ -199,6 +199,15 @@ static int ring_walk(struct copy *copy)
 static bool plausibly_later(const struct copy *copy, const struct redo_view *v, uint64_t dist)
 {
 	return v->seq > copy->head.seq && v->seq - copy->head.seq - 1 <= dist / sizeof(struct redo_hdr_omf);
+}
+
+static int damage(const struct copy *copy, uint64_t later_seq, uint64_t later_pos)
+{
+	return errmsg_set(-EBADMSG,
+			  "ring offset 0x%llx: record %llu is damaged, but record %llu at 0x%llx is whole: "
+			  "heal from a replica or restore",
+			  (ull)media_ring_off(copy->head_pos), (ull)copy->head.seq + 1, (ull)later_seq,
+			  (ull)media_ring_off(later_pos));
 }
 
 /* Looks for a later record in everything that was not walked. A valid record of an earlier lap is stepped over whole:
@@ -215,10 +224,7 @@ static int ring_scan(const struct copy *copy)
 		memcpy(&magic, pm_ptr(copy->pm, media_ring_off(pos)), sizeof(magic));
 		if (le32_get(magic) == REDO_MAGIC && record_at(copy, pos, &v) == 0) {
 			if (plausibly_later(copy, &v, dist))
-				return errmsg_set(-EBADMSG, "ring offset 0x%llx: record %llu is damaged, but record %llu at "
-						  "0x%llx is whole: heal from a replica or restore",
-						  (ull)media_ring_off(copy->head_pos), (ull)copy->head.seq + 1, (ull)v.seq,
-						  (ull)media_ring_off(pos));
+				return damage(copy, v.seq, pos);
 			step = v.len;
 		}
 		dist += step;

@@ -1,10 +1,10 @@
 /* The redo record: putting one together, and checking one that came from media or from a peer.
  *
- * The builder keeps what it is given as runs in order of arrival, so that a long sequential write costs one run while it
- * is collected, and redo_bytes is exact but for runs that only meet when sorted. redo_finish sorts, merges, seals.
+ * The builder keeps what it is given as runs in order of arrival, so that a long sequential write costs one run while
+ * it is collected, and redo_bytes is exact but for runs that only meet when sorted. redo_finish sorts, merges, seals.
  *
- * The parser believes nothing: lengths are computed in 64 bits before a list is looked at, each list is walked once, and
- * only a record that passed everything is shown to others, who then act without checks of their own. */
+ * The parser believes nothing: lengths are computed in 64 bits before a list is looked at, each list is walked once,
+ * and only a record that passed everything is shown to others, who then act without checks of their own. */
 #include "redo.h"
 
 #include <errno.h>
@@ -141,6 +141,7 @@ int redo_free(struct redo_builder *b, uint64_t blk)
 int redo_lines(struct redo_builder *b, uint64_t blk, uint32_t type, uint64_t mask, const void *content)
 {
 	size_t first = b->line_bytes.count;
+	const uint8_t *from = content;
 	uint8_t *to = vec_add(&b->line_bytes, (size_t)__builtin_popcountll(mask));
 	struct build_lines *lines = to ? vec_add(&b->lines, 1) : NULL;
 
@@ -153,7 +154,7 @@ int redo_lines(struct redo_builder *b, uint64_t blk, uint32_t type, uint64_t mas
 	*lines = (struct build_lines){ .blk = blk, .mask = mask, .type = type, .first = first,
 				       .csum = csum_crc32c(0, content, MEDIA_BLOCK_BYTES) };
 	for (uint64_t left = mask; left; left &= left - 1, to += MEDIA_LINE_BYTES)
-		memcpy(to, (const uint8_t *)content + (size_t)__builtin_ctzll(left) * MEDIA_LINE_BYTES, MEDIA_LINE_BYTES);
+		memcpy(to, from + (size_t)__builtin_ctzll(left) * MEDIA_LINE_BYTES, MEDIA_LINE_BYTES);
 	return 0;
 }
 

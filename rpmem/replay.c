@@ -13,7 +13,7 @@
  *
  * Invariants. A block freed by the same or a later record is not touched, since its new owner may already have written
  * there. All of it may be cut off anywhere and is then done again from the start, possibly in other batches: lines and
- * entries are absolute, a summary's word names the last record it counts. Table entries in place are never read here. */
+ * entries are absolute, a summary's word names the last record it counts. Entries in place are never read here. */
 #include "copy_impl.h"
 
 #include <errno.h>
@@ -28,8 +28,8 @@ struct touched_blk { /* has lines in the batch */
 	uint64_t blk;
 	uint64_t done;      /* lines already stored, by a newer record */
 	uint64_t freed_seq; /* newest record in the ring that frees it, 0 when none */
-	uint32_t csum;      /* after the newest record with lines that count */
-	bool applied;
+	uint64_t seq;       /* newest record with lines for it that count, 0 when none ... */
+	uint32_t csum;      /* ... and the block's checksum after it */
 	bool mixed;         /* may already hold lines of a record behind the batch: content is checked with that one */
 };
 
@@ -103,8 +103,8 @@ int copy_summary_get(const struct copy *copy, uint64_t group, uint64_t *seq, uin
 	return err;
 }
 
-/* The word goes first and alone, as one 8-byte store. Power fails between it and the check: the word is the old or the new
- * one, both right for replay, which mends the check. */
+/* The word goes first and alone, as one 8-byte store. Power fails between it and the check: the word is the old or the
+ * new one, both right for replay, which mends the check. */
 static void summary_store(struct copy *copy, uint64_t group, uint64_t seq, uint32_t used)
 {
 	const size_t at = offsetof(struct media_summary_omf, check);
@@ -371,8 +371,8 @@ static int summaries_compute(struct replay *r)
 		const struct touched_group *at = &r->groups[i];
 
 		if (at->used < 0 || (uint64_t)at->used > group_room(r->copy, at->group))
-			return errmsg_set(-EBADMSG, "group %llu: %lld blocks used after record %llu, has %llu", (ull)at->group,
-					  (long long)at->used, (ull)at->seq, (ull)group_room(r->copy, at->group));
+			return errmsg_set(-EBADMSG, "group %llu: %lld blocks used after record %llu, has %llu",
+					  (ull)at->group, (long long)at->used, (ull)at->seq, (ull)group_room(r->copy, at->group));
 	}
 	return 0;
 }
@@ -411,9 +411,10 @@ static void record_apply_lines(struct replay *r, const struct redo_view *v)
 
 		assert(at->blk == blk);
 		if (at->freed_seq < v->seq) {
-			if (!at->applied)
+			if (!at->seq) {
+				at->seq = v->seq;
 				at->csum = le32_get(v->lines[i].csum);
-			at->applied = true;
+			}
 			lines_store(r->copy, blk, mask, mask & ~at->done, bytes);
 			at->done |= mask;
 		}
@@ -426,11 +427,11 @@ static int contents_check(const struct replay *r)
 	for (size_t i = 0; i < r->blk_count; i++) {
 		const struct touched_blk *at = &r->blks[i];
 
-		if (!at->applied || at->mixed)
+		if (!at->seq || at->mixed)
 			continue;
 		if (csum_crc32c(0, pm_ptr(r->copy->pm, media_off(at->blk)), MEDIA_BLOCK_BYTES) != at->csum)
-			return errmsg_set(-EBADMSG, "block 0x%llx: content is not what record %llu or one before it left "
-					  "there: heal from a replica or restore", (ull)at->blk, (ull)r->last_seq);
+			return errmsg_set(-EBADMSG, "block 0x%llx: content is not what record %llu left there: "
+					  "heal from a replica or restore", (ull)at->blk, (ull)at->seq);
 	}
 	return 0;
 }
@@ -507,8 +508,8 @@ static int batch_apply(struct replay *r)
 	if (err)
 		return err;
 
-	/* (3) All of it becomes durable. Power fails before or at it: any part may be in place, tail is as it was, and all
-	 *     records are in the ring: the same is done again. The superblocks follow (copy.c). */
+	/* (3) All of it becomes durable. Power fails before or at it: any part may be in place, tail is as it was, and
+	 *     all records are in the ring: the same is done again. The superblocks follow (copy.c). */
 	return copy_fence(copy, PM_POINT_REPLAY);
 }
 
