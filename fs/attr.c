@@ -166,7 +166,12 @@ int fs_setattr(struct fs *fs, uint64_t ino, unsigned mask, const struct stat *st
 	return setattr_rest(fs, ino, mask & ~(unsigned)FS_SET_SIZE, st);
 }
 
-/* ---------------------------------------------------------------- statfs */
+/* ---------------------------------------------------------------- the whole file system */
+
+int fs_failed(const struct fs *fs)
+{
+	return fs->failed;
+}
 
 int fs_statfs(struct fs *fs, struct statvfs *st)
 {

@@ -1,7 +1,7 @@
 /* The name space: names appear and disappear, each change one operation of the running commit.
  *
- * Every call has the same shape: look and refuse (nothing changed yet), make room in the running commit (-EAGAIN passes
- * through), op_begin, change, op_end. op_give_up undoes a change that failed half way, so the code between returns on
+ * Every call has the same shape: make room in the running commit (-EAGAIN passes through; making room may link streams,
+ * so inodes are read behind it), look and refuse (nothing changed yet), op_begin, change, op_end. op_give_up undoes a change that failed half way, so the code between returns on
  * the first error. What is only volatile (handles, streams, the reclaim list) changes after op_end.
  *
  * An inode whose last link goes is put on the orphan list by the same operation: after a crash recovery finds it there,
@@ -302,15 +302,14 @@ static int newborn_add(struct fs *fs, uint64_t dir_ino, const char *name, const 
 	struct timespec now;
 	uint64_t ino;
 	size_t len;
-	int err = dir_find_free(fs, dir_ino, &dir, name, &len);
+	int err = fs_room(fs, FS_OP_RECORD_BYTES);
 
+	if (err == 0)
+		err = dir_find_free(fs, dir_ino, &dir, name, &len);
 	if (err != 0)
 		return err;
 	if (S_ISDIR(want->mode) && le32_get(dir.nlink) >= FS_LINKS_MAX)
 		return -EMLINK;
-	err = fs_room(fs, FS_OP_RECORD_BYTES);
-	if (err != 0)
-		return err;
 	now = fs_now(fs);
 	op_begin(fs);
 	err = newborn_make(fs, dir_ino, &dir, want, now, &ino, &inode);
@@ -421,8 +420,10 @@ static int remove_name(struct fs *fs, uint64_t dir_ino, const char *name, bool w
 	struct timespec now;
 	bool gone = false;
 	size_t len;
-	int err = dir_find(fs, dir_ino, &dir, name, &len, &entry);
+	int err = fs_room(fs, FS_OP_RECORD_BYTES);
 
+	if (err == 0)
+		err = dir_find(fs, dir_ino, &dir, name, &len, &entry);
 	if (err == 0)
 		err = inode_get(fs, entry.ino, &inode);
 	if (err != 0)
@@ -431,9 +432,6 @@ static int remove_name(struct fs *fs, uint64_t dir_ino, const char *name, bool w
 		return want_dir ? -ENOTDIR : -EISDIR;
 	if (want_dir && le64_get(inode.entries) != 0)
 		return -ENOTEMPTY;
-	err = fs_room(fs, FS_OP_RECORD_BYTES);
-	if (err != 0)
-		return err;
 	now = fs_now(fs);
 	op_begin(fs);
 	err = remove_apply(fs, dir_ino, &dir, &entry, &inode, now, &gone);
