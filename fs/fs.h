@@ -103,6 +103,7 @@ void fs_commit_soon(struct fs *fs);
 
 uint64_t fs_committed_seq(const struct fs *fs); /* newest closed commit */
 uint64_t fs_acked_seq(const struct fs *fs);     /* newest acknowledged one */
+int fs_failed(const struct fs *fs);             /* negative errno: the local copy failed, no change is taken; 0: it did not */
 
 /* ---------------------------------------------------------------- inodes in use (stream.c) */
 
@@ -116,8 +117,9 @@ void fs_released(struct fs *fs, uint64_t ino);
 
 /* Reads up to len bytes into buf; *got < len only at end of file. Checksums verified: -EIO names the block in the log. */
 int fs_read(struct fs *fs, uint64_t ino, uint64_t off, void *buf, size_t len, size_t *got);
-/* All or nothing. -EAGAIN; -ENOSPC: no space and none coming; -EFBIG. The failure is remembered for fs_sync_inode. */
-int fs_write(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t len);
+/* *done: bytes staged so far, 0 before the first call. -EAGAIN: to be called again with the same arguments and *done as it
+ * is; -ENOSPC: no space and none coming; -EFBIG. A failure is remembered for fs_sync_inode. */
+int fs_write(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t len, size_t *done);
 int fs_truncate(struct fs *fs, uint64_t ino, uint64_t size);
 /* SEEK_DATA / SEEK_HOLE; -ENXIO. */
 int fs_seek(struct fs *fs, uint64_t ino, uint64_t off, int whence, uint64_t *found);
