@@ -61,6 +61,11 @@ static struct {
 	char answers[SYNCS_MAX][ANSWER_BYTES];
 } fl;
 
+static char *data_of(const struct file *file)
+{
+	return fl.data + (uint64_t)(file - fl.files) * WINDOW_BYTES;
+}
+
 /* ---- the round trip ---- */
 
 static void post_answer_buffer(void *buf)
@@ -91,8 +96,7 @@ static void take_completions(void)
 
 static void push_data(const struct file *file, uint64_t off, size_t len)
 {
-	char *at = fl.data + (uint64_t)(file - fl.files) * WINDOW_BYTES + off;
-	struct iovec iov = { at, len };
+	struct iovec iov = { data_of(file) + off, len };
 	struct fi_rma_iov remote = { .addr = off, .len = len, .key = PEER_KEY };
 	struct fi_msg_rma msg = { .msg_iov = &iov, .iov_count = 1, .rma_iov = &remote, .rma_iov_count = 1,
 	                          .context = (void *)len };
@@ -127,7 +131,7 @@ static void send_sync(fuse_req_t req, struct file *file)
 		left -= len;
 	}
 	if (left) {
-		iov[1] = (struct iovec){ fl.data + (uint64_t)(file - fl.files) * WINDOW_BYTES + off, left };
+		iov[1] = (struct iovec){ data_of(file) + off, left };
 		msg.iov_count = 2;
 	}
 	while ((ret = fi_sendmsg(fl.peer.ep, &msg, 0)) == -FI_EAGAIN)
@@ -142,11 +146,6 @@ static void send_sync(fuse_req_t req, struct file *file)
 static struct file *file_of(fuse_ino_t ino)
 {
 	return ino >= 2 && ino < 2 + FILES_MAX && fl.files[ino - 2].used ? &fl.files[ino - 2] : NULL;
-}
-
-static char *data_of(const struct file *file)
-{
-	return fl.data + (uint64_t)(file - fl.files) * WINDOW_BYTES;
 }
 
 static struct file *find(const char *name)

@@ -180,7 +180,7 @@ uint16_t peer_start_target(const char *const argv[], int *pid)
 	*pid = fork();
 	must_os("fork", *pid);
 	if (*pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGTERM);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		must_os("dup2", dup2(ends[1], STDOUT_FILENO));
 		close(ends[0]);
 		close(ends[1]);
@@ -204,6 +204,9 @@ void peer_end_target(int pid)
 
 void peer_tell_port(uint16_t port)
 {
+	/* An interrupt from the terminal is for the initiator, whose end ends us. */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
 	if (write(STDOUT_FILENO, &port, sizeof(port)) != sizeof(port))
 		peer_must("pipe", -errno);
 	close(STDOUT_FILENO);

@@ -62,7 +62,7 @@ uint16_t peer_start_target(const char *const argv[], int *pid);
 /* Waits for the end of the target, which must be a good one. */
 void peer_end_target(int pid);
 
-/* Target: hands the port to the process that started it. */
+/* Target: hands the port to the process that started it, and lives from then on as long as the connections. */
 void peer_tell_port(uint16_t port);
 
 /* Up to max completions of the peer, at least one; 0 when the other end has gone. */
