@@ -151,8 +151,12 @@ static int group_has_room(struct fs *fs, uint64_t g, bool *room)
 
 static uint64_t alloc_usable(const struct alloc *a, enum alloc_class class)
 {
-	uint64_t keep = class == ALLOC_FREE ? 0 : a->reserved + ALLOC_KEEP;
+	uint64_t keep = 0;
 
+	if (class == ALLOC_OVER)
+		keep = a->reserved + ALLOC_KEEP / 2;
+	else if (class != ALLOC_FREE)
+		keep = a->reserved + ALLOC_KEEP;
 	return a->free > keep ? a->free - keep : 0;
 }
 
@@ -234,10 +238,10 @@ int alloc_block(struct fs *fs, enum alloc_class class, uint64_t *blk)
 	return 0;
 }
 
-int alloc_run(struct fs *fs, uint64_t want, uint64_t *blk, uint64_t *got)
+int alloc_run(struct fs *fs, enum alloc_class class, uint64_t want, uint64_t *blk, uint64_t *got)
 {
 	struct alloc *a = &fs->alloc;
-	uint64_t usable = alloc_usable(a, ALLOC_DATA), g, n;
+	uint64_t usable = alloc_usable(a, class), g, n;
 	struct group *group;
 	uint32_t i;
 	int err;

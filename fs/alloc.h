@@ -13,7 +13,8 @@
 struct fs;
 
 enum alloc_class {
-	ALLOC_DATA,  /* file content */
+	ALLOC_DATA,  /* file content that needs more space */
+	ALLOC_OVER,  /* file content that replaces committed content: may use half of what is kept back */
 	ALLOC_META,  /* metadata of an operation that needs more space */
 	ALLOC_FREE,  /* metadata of an operation that gives space back: may use the last blocks */
 };
@@ -25,8 +26,8 @@ void alloc_fini(struct fs *fs);
  * whether a commit will bring some); -EBADMSG: the group's table is damaged. */
 int alloc_block(struct fs *fs, enum alloc_class class, uint64_t *blk);
 
-/* Up to want free blocks in a row, at least one: *got. */
-int alloc_run(struct fs *fs, uint64_t want, uint64_t *blk, uint64_t *got);
+/* Up to want free blocks in a row for data, at least one: *got. */
+int alloc_run(struct fs *fs, enum alloc_class class, uint64_t want, uint64_t *blk, uint64_t *got);
 
 /* A block that no commit ever linked and no message named: free at once. */
 void alloc_undo(struct fs *fs, uint64_t blk);

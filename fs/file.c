@@ -18,6 +18,7 @@
 #define BLK MEDIA_BLOCK_BYTES
 #define IMAGE_LINES_MAX 16u         /* more changed lines than this: a fresh block costs less */
 #define IMAGE_WRITE_BYTES_MAX (32u << 10) /* longer writes are not compared with the old content */
+#define SCARCE_BLKS 8u              /* a piece of a write on a full pool */
 #define WRITE_BLKS_MAX 1025u        /* planned at once; longer writes are split */
 #define STAGED_RECORD_BYTES 124u    /* one fresh block: link, free, one pointer line with its block's head */
 #define NODE_RECORD_BYTES (BLK + 64u)
@@ -36,6 +37,7 @@ struct plan_blk {
 struct plan {
 	struct fs *fs;
 	struct vinode *v;
+	enum alloc_class class; /* ALLOC_OVER: only content that replaces committed content */
 	uint64_t fblk;         /* first */
 	unsigned count;
 	const uint8_t *src;    /* NULL: zeros */
@@ -288,6 +290,8 @@ static int plan_blk(struct plan *p, const struct fs_inode_omf *inode, unsigned i
 	b->staged = staged_new(p->fblk + i, false);
 	if (!b->staged)
 		return -ENOMEM;
+	if (p->class == ALLOC_OVER && !b->ptr)
+		return -ENOSPC;
 	p->record_bytes += STAGED_RECORD_BYTES;
 	return plan_reserve(p, inode, p->fblk + i);
 }
@@ -306,7 +310,7 @@ static int plan_alloc(struct plan *p)
 		if (p->blks[i].way != WAY_FRESH)
 			continue;
 		if (got == 0) {
-			err = alloc_run(p->fs, want, &blk, &got);
+			err = alloc_run(p->fs, p->class, want, &blk, &got);
 			if (err)
 				return err;
 		}
@@ -472,8 +476,8 @@ static int space_wait(struct fs *fs, int err)
 	return -EAGAIN;
 }
 
-/* Stages bytes [off, off + len) of at most WRITE_BLKS_MAX blocks. */
-static int stage(struct fs *fs, struct vinode *v, uint64_t off, const uint8_t *src, uint64_t len)
+/* Stages bytes [off, off + len) of at most WRITE_BLKS_MAX blocks: all or nothing. */
+static int stage(struct fs *fs, struct vinode *v, enum alloc_class class, uint64_t off, const uint8_t *src, uint64_t len)
 {
 	struct fs_inode_omf inode;
 	struct plan *p = malloc(sizeof(*p));
@@ -483,6 +487,7 @@ static int stage(struct fs *fs, struct vinode *v, uint64_t off, const uint8_t *s
 		return -ENOMEM;
 	p->fs = fs;
 	p->v = v;
+	p->class = class;
 	p->fblk = off >> MEDIA_BLOCK_SHIFT;
 	p->first_off = (uint32_t)(off % BLK);
 	p->count = (unsigned)((p->first_off + len + BLK - 1) >> MEDIA_BLOCK_SHIFT);
@@ -536,53 +541,72 @@ static uint64_t write_blks_max(const struct fs *fs)
 	return share < WRITE_BLKS_MAX - 1 ? share : WRITE_BLKS_MAX - 1;
 }
 
-int fs_write(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t len)
+/* Stages as much of [at, at + len) as there is room for, at least something: *part. On a full pool a few blocks that replace
+ * committed content may still go, out of what is kept back: their commit gives as many back. */
+static int stage_some(struct fs *fs, struct vinode *v, uint64_t at, const uint8_t *src, uint64_t len, uint64_t *part)
 {
-	struct timespec now = fs_now(fs);
-	uint64_t done = 0, piece_max = write_blks_max(fs) * BLK;
+	int err = stage(fs, v, ALLOC_DATA, at, src, len);
+
+	*part = len;
+	if (err != -ENOSPC)
+		return err;
+	if (len > SCARCE_BLKS * BLK - at % BLK)
+		*part = SCARCE_BLKS * BLK - at % BLK;
+	return space_wait(fs, stage(fs, v, ALLOC_OVER, at, src, *part));
+}
+
+/* One piece of a write. The stream's size follows each piece: a link between two must not leave content behind the end. */
+static int write_piece(struct fs *fs, uint64_t ino, uint64_t at, const uint8_t *src, uint64_t len, uint64_t *part)
+{
+	struct vinode *v;
+	int err = vinode_get(fs, ino, &v);
+
+	if (!err)
+		err = share_keep(fs, v, (len >> MEDIA_BLOCK_SHIFT) + 2);
+	if (!err)
+		err = vinode_get(fs, ino, &v); /* linking may have let it go */
+	if (!err)
+		err = stream_open(fs, v);
+	if (!err)
+		err = stage_some(fs, v, at, src, len, part);
+	if (err)
+		return err;
+	if (at + *part > v->size)
+		v->size = at + *part;
+	v->mtime = v->ctime = fs_now(fs);
+	return 0;
+}
+
+int fs_write(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t len, size_t *done)
+{
+	uint64_t piece_max = write_blks_max(fs) * BLK, part;
 	struct vinode *v;
 	int err;
 
+	assert(*done <= len);
 	if (off > FS_FILE_BYTES_MAX || len > FS_FILE_BYTES_MAX - off)
 		return -EFBIG;
 	err = fs_room(fs, 0);
-	if (!err)
-		err = vinode_get(fs, ino, &v);
-	if (err)
-		return err;
-	if (len == 0)
-		goto out;
-	err = stream_open(fs, v);
-	while (!err && done < len) {
-		uint64_t at = off + done, part = piece_max - at % BLK;
+	while (!err && *done < len) {
+		uint64_t at = off + *done;
 
-		if (part > len - done)
-			part = len - done;
-		err = share_keep(fs, v, (part >> MEDIA_BLOCK_SHIFT) + 2);
+		part = piece_max - at % BLK;
+		if (part > len - *done)
+			part = len - *done;
+		err = write_piece(fs, ino, at, (const uint8_t *)buf + *done, part, &part);
 		if (!err)
-			err = vinode_get(fs, ino, &v); /* linking may have let it go */
-		if (!err)
-			err = stream_open(fs, v);
-		if (!err)
-			err = space_wait(fs, stage(fs, v, at, (const uint8_t *)buf + done, part));
-		/* a piece that waits is repeated with the whole write: the pieces before are simply written again */
-		if (vinode_get(fs, ino, &v))
-			return -ENOMEM;
-		if (err)
-			break;
-		/* with each piece: a link between two must not leave content behind the end */
-		if (at + part > v->size)
-			v->size = at + part;
-		v->mtime = v->ctime = now;
-		done += part;
+			*done += part;
 	}
+	if (err == -EAGAIN)
+		return err;
 	if (err == -EBADMSG || err == -EUCLEAN)
 		err = read_error(ino, off >> MEDIA_BLOCK_SHIFT, err);
-	if (!err)
-		write_made_good(v, off, len);
-	else if (err != -EAGAIN)
+	if (vinode_get(fs, ino, &v))
+		return -ENOMEM;
+	if (err)
 		write_failed(v, off, len, err);
-out:
+	else
+		write_made_good(v, off, len);
 	vinode_put(fs, v);
 	return err;
 }
@@ -603,7 +627,7 @@ static int zero_tail(struct fs *fs, struct vinode *v, uint64_t size)
 		return err;
 	if (!ptr && !stream_find(v, size >> MEDIA_BLOCK_SHIFT))
 		return 0; /* a hole */
-	return stage(fs, v, size, NULL, end - size);
+	return stage(fs, v, ptr ? ALLOC_OVER : ALLOC_DATA, size, NULL, end - size);
 }
 
 int fs_truncate(struct fs *fs, uint64_t ino, uint64_t size)

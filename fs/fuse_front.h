@@ -20,7 +20,7 @@ struct front;
 /* One kernel request that changes something or waits, with everything needed to repeat it. run answers it and returns 0;
  * -EAGAIN: nothing was done, to be repeated; any other error is answered by the caller. */
 struct request {
-	int (*run)(const struct request *rq);
+	int (*run)(struct request *rq);
 	struct front *front;
 	fuse_req_t req;
 	uint64_t since_ns;         /* when it arrived; 0 until it has to wait */
@@ -35,6 +35,7 @@ struct request {
 	const char *name, *other;  /* NULL: none; other: new name, or symlink target */
 	const void *data;          /* WRITE */
 	size_t len;
+	size_t done;               /* WRITE: bytes taken so far, kept while it is parked */
 	size_t written;            /* a synchronous WRITE waiting for its commit: its answer; 0: an FSYNC */
 };
 
@@ -76,7 +77,7 @@ int front_entry(struct front *front, uint64_t ino, struct fuse_entry_param *entr
 void front_take(struct request *rq);
 /* FSYNC: never waits behind parked requests. */
 void front_take_sync(struct request *rq);
-int front_run_sync(const struct request *rq); /* ino 0: everything */
+int front_run_sync(struct request *rq); /* ino 0: everything */
 /* Repeats parked requests in order. */
 void front_retry(struct front *front);
 /* Gives up what waits too long: interrupted requests, FSYNCs the policy does not let through. */

@@ -164,7 +164,7 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 
 /* ---------------------------------------------------------------- attributes */
 
-static int run_setattr(const struct request *rq)
+static int run_setattr(struct request *rq)
 {
 	int err = fs_setattr(rq->front->fs, rq->ino, rq->flags, &rq->st);
 
@@ -195,7 +195,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 
 /* ---------------------------------------------------------------- name space */
 
-static int run_make(const struct request *rq)
+static int run_make(struct request *rq)
 {
 	uint64_t ino;
 	int err;
@@ -233,7 +233,7 @@ static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t dir, const
 	take_make(req, dir, name, S_IFLNK | 0777, 0, target);
 }
 
-static int run_link(const struct request *rq)
+static int run_link(struct request *rq)
 {
 	int err = fs_link(rq->front->fs, rq->ino, rq->new_dir, rq->name);
 
@@ -249,7 +249,7 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_dir, const ch
 	front_take(&rq);
 }
 
-static int run_unlink(const struct request *rq)
+static int run_unlink(struct request *rq)
 {
 	int err = fs_unlink(rq->front->fs, rq->ino, rq->name);
 
@@ -258,7 +258,7 @@ static int run_unlink(const struct request *rq)
 	return err;
 }
 
-static int run_rmdir(const struct request *rq)
+static int run_rmdir(struct request *rq)
 {
 	int err = fs_rmdir(rq->front->fs, rq->ino, rq->name);
 
@@ -283,7 +283,7 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t dir, const char *name)
 	front_take(&rq);
 }
 
-static int run_rename(const struct request *rq)
+static int run_rename(struct request *rq)
 {
 	int err = fs_rename(rq->front->fs, rq->ino, rq->name, rq->new_dir, rq->other, rq->flags);
 
@@ -312,7 +312,7 @@ static void handle_init(struct fuse_file_info *fi)
 	fi->keep_cache = 1;
 }
 
-static int run_open(const struct request *rq)
+static int run_open(struct request *rq)
 {
 	struct fuse_file_info fi = rq->fi;
 	int err = 0;
@@ -340,7 +340,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		front_take_sync(&rq); /* changes nothing: never waits */
 }
 
-static int run_create(const struct request *rq)
+static int run_create(struct request *rq)
 {
 	struct front *front = rq->front;
 	struct fuse_file_info fi = rq->fi;
@@ -406,10 +406,10 @@ static bool write_syncs(const struct request *rq)
 	return (rq->fi.flags & O_DIRECT) != 0 && (rq->fi.flags & O_DSYNC) != 0;
 }
 
-static int run_write(const struct request *rq)
+static int run_write(struct request *rq)
 {
 	struct request sync = *rq;
-	int err = fs_write(rq->front->fs, rq->ino, rq->off, rq->data, rq->len);
+	int err = fs_write(rq->front->fs, rq->ino, rq->off, rq->data, rq->len, &rq->done);
 
 	if (err != 0)
 		return err;

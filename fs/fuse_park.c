@@ -164,7 +164,7 @@ static void sync_done(struct fs_waiter *waiter, int err)
 	sync_answer(sync, err);
 }
 
-int front_run_sync(const struct request *rq)
+int front_run_sync(struct request *rq)
 {
 	struct front *front = rq->front;
 	struct sync *sync = calloc(1, sizeof(*sync));

@@ -270,7 +270,7 @@ static int link_image(struct fs *fs, const struct fs_inode_omf *inode, const str
 /* Links a run of neighbouring file blocks and frees what they replace. */
 static int link_run(struct fs *fs, struct fs_inode_omf *inode, struct staged *const *run, unsigned count)
 {
-	uint64_t ptrs[LINK_BATCH_BLKS], olds[LINK_BATCH_BLKS];
+	uint64_t ptrs[LINK_BATCH_BLKS] = { 0 }, olds[LINK_BATCH_BLKS];
 	int err;
 
 	for (unsigned i = 0; i < count; i++)
@@ -435,5 +435,10 @@ int fs_reclaim_later(struct fs *fs, uint64_t ino)
 
 bool fs_space_coming(const struct fs *fs)
 {
-	return fs->flying.seq || fs->running.freed.n || fs->dirty_streams || fs->reclaim.n || alloc_pending_blks(fs);
+	if (fs->flying.seq || fs->running.freed.n || fs->reclaim.n || alloc_pending_blks(fs))
+		return true;
+	for (const struct vinode *v = fs->dirty_streams; v; v = v->dirty_next)
+		if (!v->failed && (v->staged || v->cut != UINT64_MAX))
+			return true;
+	return false;
 }

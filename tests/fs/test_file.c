@@ -1,0 +1,331 @@
+/* Content of files: staging, linking, truncation, durability, against a plain byte array. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "errmsg.h"
+#include "fs/alloc.h"
+#include "fs/fsck.h"
+#include "tests/support/core_rig.h"
+
+#define MIB (1ull << 20)
+
+static struct core_rig rig;
+static uint64_t ino;
+static const struct fs_cred root_cred;
+
+static void make_file(void)
+{
+	int err = CORE_RIG_TRY(&rig, fs_create(rig.fs, FS_ROOT_INO, "f", S_IFREG | 0644, 0, &root_cred, &ino));
+
+	cr_assert_eq(err, 0, "create: %d %s", err, errmsg_get());
+	cr_assert_eq(fs_opened(rig.fs, ino), 0);
+}
+
+static void setup(void)
+{
+	core_rig_make(&rig, 64 * MIB, 0);
+	make_file();
+}
+
+static void setup_small_ring(void)
+{
+	core_rig_make(&rig, 32 * MIB, MEDIA_RING_BYTES_MIN);
+	make_file();
+}
+
+/* Everything a format checker can find wrong fails the test. */
+static void check_media(void)
+{
+	struct fsck_report report = { 0 };
+	int err;
+
+	core_rig_quiesce(&rig);
+	err = fsck_run(rig.fs, &report);
+	cr_assert_eq(err, 0, "fsck: %d %s", err, errmsg_get());
+	cr_expect_eq(report.total, 0, "%zu findings, first: %s", (size_t)report.total, report.count ? report.lines[0] : "");
+	fsck_report_free(&report);
+}
+
+static void teardown(void)
+{
+	check_media();
+	core_rig_free(&rig);
+}
+
+TestSuite(file, .timeout = 120);
+
+static void put(uint64_t off, const void *buf, size_t len)
+{
+	size_t done = 0;
+	int err = CORE_RIG_TRY(&rig, fs_write(rig.fs, ino, off, buf, len, &done));
+
+	cr_assert_eq(err, 0, "write: %d %s", err, errmsg_get());
+}
+
+static void expect_content(const uint8_t *want, size_t len)
+{
+	uint8_t *buf = malloc(len + 1);
+	size_t got;
+	int err = fs_read(rig.fs, ino, 0, buf, len + 1, &got);
+
+	cr_assert_eq(err, 0, "read: %d %s", err, errmsg_get());
+	cr_assert_eq(got, len, "read %zu of %zu", got, len);
+	for (size_t i = 0; i < len; i++)
+		cr_assert_eq(buf[i], want[i], "byte %zu: %#x, expected %#x", i, buf[i], want[i]);
+	free(buf);
+}
+
+Test(file, written_bytes_are_read_back, .init = setup, .fini = teardown)
+{
+	put(0, "hello", 5);
+	expect_content((const uint8_t *)"hello", 5);
+	put(5, " world", 6);
+	expect_content((const uint8_t *)"hello world", 11);
+}
+
+Test(file, synced_content_survives_a_crash_and_unsynced_does_not, .init = setup, .fini = teardown)
+{
+	put(0, "durable", 7);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	put(0, "lost!!!", 7);
+	cr_assert_eq(core_rig_crash(&rig), 0, "%s", errmsg_get());
+	expect_content((const uint8_t *)"durable", 7);
+}
+
+Test(file, sync_of_one_file_leaves_the_other_unlinked, .init = setup, .fini = teardown)
+{
+	uint64_t other, size_before;
+	uint8_t block[4096] = { 7 };
+	struct stat st;
+
+	cr_assert_eq(fs_create(rig.fs, FS_ROOT_INO, "g", S_IFREG | 0644, 0, &root_cred, &other), 0);
+	cr_assert_eq(core_rig_sync_all(&rig), 0);
+	size_before = copy_ring_used(rig.copy);
+	for (unsigned i = 0; i < 256; i++) {
+		size_t done = 0;
+
+		cr_assert_eq(fs_write(rig.fs, other, i * 4096ull, block, sizeof(block), &done), 0);
+	}
+	put(0, "x", 1);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	cr_expect_leq(copy_ring_used(rig.copy) - size_before, 1024u, "the other file's stream was dragged along");
+	cr_assert_eq(core_rig_crash(&rig), 0, "%s", errmsg_get());
+	cr_assert_eq(fs_getattr(rig.fs, other, &st, NULL), 0);
+	cr_expect_eq(st.st_size, 0);
+	expect_content((const uint8_t *)"x", 1);
+}
+
+Test(file, eight_bytes_cost_one_line_and_a_little, .init = setup, .fini = teardown)
+{
+	uint8_t block[4096];
+	uint64_t before;
+
+	memset(block, 1, sizeof(block));
+	put(0, block, sizeof(block));
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	before = copy_ring_used(rig.copy);
+	block[2048] = 9;
+	put(0, block, sizeof(block));
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	cr_expect_leq(copy_ring_used(rig.copy) - before, 640u, "%zu bytes", (size_t)(copy_ring_used(rig.copy) - before));
+	expect_content(block, sizeof(block));
+}
+
+Test(file, truncated_tail_reads_as_zeros_after_growing, .init = setup, .fini = teardown)
+{
+	uint8_t want[10000] = { 0 }, fill[10000];
+
+	memset(fill, 0xee, sizeof(fill));
+	put(0, fill, sizeof(fill));
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	cr_assert_eq(CORE_RIG_TRY(&rig, fs_truncate(rig.fs, ino, 100)), 0);
+	cr_assert_eq(CORE_RIG_TRY(&rig, fs_truncate(rig.fs, ino, sizeof(want))), 0);
+	memset(want, 0xee, 100);
+	expect_content(want, sizeof(want));
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	cr_assert_eq(core_rig_crash(&rig), 0, "%s", errmsg_get());
+	expect_content(want, sizeof(want));
+}
+
+Test(file, large_truncation_is_reclaimed_in_steps, .init = setup, .fini = teardown)
+{
+	uint64_t free_before = alloc_free_blks(rig.fs);
+	uint8_t *big = calloc(1, 8 * MIB);
+
+	memset(big, 3, 8 * MIB);
+	for (unsigned i = 0; i < 8; i++)
+		put(i * MIB, big + i * MIB, MIB);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	cr_assert_eq(CORE_RIG_TRY(&rig, fs_truncate(rig.fs, ino, 5)), 0);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	core_rig_quiesce(&rig);
+	cr_expect_geq(alloc_free_blks(rig.fs) + 8, free_before, "free %zu, before %zu", (size_t)alloc_free_blks(rig.fs),
+		      (size_t)free_before);
+	expect_content(big, 5);
+	free(big);
+}
+
+Test(file, unlinked_open_file_lives_until_closed, .init = setup, .fini = teardown)
+{
+	struct stat st;
+
+	put(0, "still here", 10);
+	cr_assert_eq(fs_unlink(rig.fs, FS_ROOT_INO, "f"), 0);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	core_rig_quiesce(&rig);
+	expect_content((const uint8_t *)"still here", 10);
+	fs_released(rig.fs, ino);
+	core_rig_quiesce(&rig);
+	cr_expect_eq(fs_getattr(rig.fs, ino, &st, NULL), -ESTALE);
+}
+
+Test(file, unlinked_open_file_is_reclaimed_after_a_crash, .init = setup, .fini = teardown)
+{
+	struct stat st;
+
+	put(0, "gone soon", 9);
+	cr_assert_eq(fs_unlink(rig.fs, FS_ROOT_INO, "f"), 0);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	cr_assert_eq(core_rig_crash(&rig), 0, "%s", errmsg_get());
+	core_rig_quiesce(&rig);
+	cr_expect_eq(fs_getattr(rig.fs, ino, &st, NULL), -ESTALE);
+}
+
+/* A full pool: new space is refused, overwriting what is there is not, deleting works. */
+Test(file, full_pool_overwrites_and_deletes, .init = setup_small_ring, .fini = teardown)
+{
+	uint8_t *block = malloc(65536);
+	uint64_t off = 0;
+	int err;
+
+	memset(block, 0x42, 65536);
+	do {
+		size_t done = 0;
+
+		err = CORE_RIG_TRY(&rig, fs_write(rig.fs, ino, off, block, 65536, &done));
+		off += 65536;
+	} while (err == 0);
+	cr_assert_eq(err, -ENOSPC, "%d %s", err, errmsg_get());
+	cr_expect_eq(core_rig_sync(&rig, ino), -ENOSPC, "the failed write is told");
+	fs_released(rig.fs, ino);
+	cr_assert_eq(fs_opened(rig.fs, ino), 0);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0, "%s", errmsg_get());
+	memset(block, 0x43, 65536);
+	for (unsigned round = 0; round < 3; round++)
+		for (uint64_t at = 0; at < 4 * MIB; at += 65536)
+			put(at, block, 65536);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0, "%s", errmsg_get());
+	cr_assert_eq(CORE_RIG_TRY(&rig, fs_unlink(rig.fs, FS_ROOT_INO, "f")), 0);
+	fs_released(rig.fs, ino);
+	core_rig_quiesce(&rig);
+	make_file();
+	put(0, block, 65536);
+	free(block);
+}
+
+Test(file, seek_finds_data_and_holes, .init = setup, .fini = teardown)
+{
+	uint64_t at;
+
+	put(5 * 4096, "x", 1);
+	cr_assert_eq(fs_seek(rig.fs, ino, 0, SEEK_DATA, &at), 0);
+	cr_expect_eq(at, 5 * 4096);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	cr_assert_eq(fs_seek(rig.fs, ino, 0, SEEK_DATA, &at), 0);
+	cr_expect_eq(at, 5 * 4096);
+	cr_assert_eq(fs_seek(rig.fs, ino, 5 * 4096, SEEK_HOLE, &at), 0);
+	cr_expect_eq(at, 5 * 4096 + 1);
+	cr_expect_eq(fs_seek(rig.fs, ino, 5 * 4096 + 1, SEEK_DATA, &at), -ENXIO);
+}
+
+/* ---------------------------------------------------------------- random, against a byte array */
+
+#define MODEL_BYTES (3 * MIB)
+struct model {
+	uint8_t *now, *synced;
+	size_t size, synced_size;
+};
+
+static void model_write(struct model *m, size_t off, size_t len, unsigned seed)
+{
+	uint8_t *buf = malloc(len);
+
+	for (size_t i = 0; i < len; i++)
+		buf[i] = (uint8_t)(seed + i / 64);
+	put(off, buf, len);
+	memcpy(m->now + off, buf, len);
+	if (off + len > m->size)
+		m->size = off + len;
+	free(buf);
+}
+
+static void model_truncate(struct model *m, size_t size)
+{
+	int err = CORE_RIG_TRY(&rig, fs_truncate(rig.fs, ino, size));
+
+	cr_assert_eq(err, 0, "truncate: %d %s", err, errmsg_get());
+	if (size < m->size)
+		memset(m->now + size, 0, m->size - size);
+	m->size = size;
+}
+
+static void model_sync(struct model *m)
+{
+	int err = core_rig_sync(&rig, ino);
+
+	cr_assert_eq(err, 0, "sync: %d %s", err, errmsg_get());
+	memcpy(m->synced, m->now, MODEL_BYTES);
+	m->synced_size = m->size;
+}
+
+static void model_crash(struct model *m)
+{
+	int err;
+
+	model_sync(m);
+	err = core_rig_crash(&rig);
+	cr_assert_eq(err, 0, "crash: %d %s", err, errmsg_get());
+	cr_assert_eq(fs_opened(rig.fs, ino), 0);
+	expect_content(m->synced, m->synced_size);
+}
+
+static void random_run(unsigned seed, unsigned steps)
+{
+	struct model m = { calloc(1, MODEL_BYTES), calloc(1, MODEL_BYTES), 0, 0 };
+
+	srandom(seed);
+	for (unsigned i = 0; i < steps; i++) {
+		unsigned what = (unsigned)random() % 100;
+		size_t off = (size_t)random() % (MODEL_BYTES / 2), len = 1 + (size_t)random() % 300;
+
+		if (what < 40)
+			model_write(&m, off, len, i);
+		else if (what < 60)
+			model_write(&m, off & ~4095ull, 4096, i);
+		else if (what < 70)
+			model_write(&m, off, 1 + (size_t)random() % MIB, i);
+		else if (what < 80)
+			model_truncate(&m, (size_t)random() % MODEL_BYTES);
+		else if (what < 95)
+			model_sync(&m);
+		else if (what < 98)
+			expect_content(m.now, m.size);
+		else
+			model_crash(&m);
+	}
+	expect_content(m.now, m.size);
+	free(m.now);
+	free(m.synced);
+}
+
+Test(file, random_operations_match_a_byte_array, .init = setup, .fini = teardown)
+{
+	random_run(1, 1500);
+}
+
+Test(file, random_operations_on_a_small_ring, .init = setup_small_ring, .fini = teardown)
+{
+	random_run(2, 1500);
+}
