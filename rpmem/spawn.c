@@ -175,14 +175,31 @@ static int child_files(posix_spawn_file_actions_t *files, int stream, int err_fd
 	return err;
 }
 
+/* Our environment without SSH_CONNECTION: somebody logged in over SSH is no reason for the child to take itself for a
+ * command of sshd. The strings stay ours. */
+static char **child_environ(void)
+{
+	size_t count = 0, kept = 0;
+	char **env;
+
+	while (environ[count])
+		count++;
+	env = calloc(count + 1, sizeof(*env));
+	for (size_t i = 0; env && i < count; i++)
+		if (strncmp(environ[i], "SSH_CONNECTION=", strlen("SSH_CONNECTION=")))
+			env[kept++] = environ[i];
+	return env;
+}
+
 static int child_start(char *argv[], int stream, int err_fd, pid_t *pid)
 {
 	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attr;
-	int err = posix_spawnattr_init(&attr);
+	char **env = child_environ();
+	int err = env ? posix_spawnattr_init(&attr) : ENOMEM;
 
 	if (err)
-		return -err;
+		goto free_env;
 	err = posix_spawn_file_actions_init(&files);
 	if (err)
 		goto destroy_attr;
@@ -190,10 +207,12 @@ static int child_start(char *argv[], int stream, int err_fd, pid_t *pid)
 	if (!err)
 		err = child_files(&files, stream, err_fd);
 	if (!err)
-		err = posix_spawnp(pid, argv[0], &files, &attr, argv, environ);
+		err = posix_spawnp(pid, argv[0], &files, &attr, argv, env);
 	posix_spawn_file_actions_destroy(&files);
 destroy_attr:
 	posix_spawnattr_destroy(&attr);
+free_env:
+	free(env);
 	return err ? errmsg_set(-err, "cannot start %s: %s (RPMEM_CMD names the command)", argv[0], strerror(err)) : 0;
 }
 

@@ -1,0 +1,281 @@
+/* Links to a real rpmemd started as a child: the whole way from handshake to restore, and every way to lose it. */
+#include "tests/support/link_rig.h"
+
+#include <errno.h>
+
+#define LIMIT 90
+
+static struct link_rig rig;
+
+static uint64_t now_ms(void)
+{
+	return channel_now_ns() / 1000000;
+}
+
+/* Create, format, commit, close; then open again: the copy is where it was. */
+Test(link, commits_survive_the_session, .timeout = LIMIT)
+{
+	struct copy_point point;
+	uint8_t want[MEDIA_BLOCK_BYTES], got[MEDIA_BLOCK_BYTES];
+	uint64_t off = 0;
+
+	link_rig_init(&rig, "");
+	link_rig_format(&rig);
+	cr_expect(rig.link->peer.same_machine);
+	cr_expect(rig.link->peer.rma);
+	cr_expect_str_eq(rig.link->peer.provider, "tcp");
+	cr_expect_eq(rig.link->peer.domain, PM_MEMORY);
+	for (unsigned i = 0; i < 20; i++)
+		off = link_rig_commit(&rig);
+	cr_assert_eq(rig.link->state, REPL_UP, "%s", rig.link->err_text);
+	cr_expect_eq(rig.link->acked, 20);
+	cr_expect_eq(rig.link->count.commits, 20);
+	cr_expect_eq(rig.link->count.round_trips, 20);
+	cr_expect_eq(rig.link->count.peer_rx_msgs, 20);
+	cr_expect_eq(rig.link->count.peer_rx_bytes, rig.link->count.bytes_sent);
+	cr_expect_eq(rig.link->ops->chain(rig.link, 20, &point), 0, "%s", errmsg_get());
+	cr_expect_arr_eq(point.hash.b, rig.chain.at.hash.b, sizeof(point.hash.b));
+	cr_expect_lt(rig.link->ops->chain(rig.link, 21, &point), 0);
+	cr_expect_eq(rig.link->ops->poll(rig.link), REPL_UP, "a refused request is no failure of the link");
+	link_rig_close(&rig);
+	rig.cfg.lanes = REPL_RESTORE_LANES;
+	cr_assert_eq(link_rig_open(&rig, false), 0, "%s", rig.link->err_text);
+	cr_expect_eq(rig.link->peer.head.seq, 20);
+	cr_expect_arr_eq(rig.link->peer.head.hash.b, rig.chain.at.hash.b, 16);
+	cr_assert_eq(rig.link->ops->read(rig.link, off, got, sizeof(got)), 0);
+	cr_assert_eq(rig.link->ops->settle(rig.link), 0, "%s", errmsg_get());
+	chain_content(20, want);
+	cr_expect_arr_eq(got, want, sizeof(want));
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
+/* Pushes, checkpoint on request, all of it seen in the answers. */
+Test(link, push_commit_checkpoint, .timeout = LIMIT)
+{
+	uint8_t block[MEDIA_BLOCK_BYTES];
+	struct repl_range range = { .len = sizeof(block), .src = block };
+	struct repl_commit commit = { .seq = 1, .ranges = &range, .range_count = 1 };
+	void *rec;
+
+	link_rig_init(&rig, "");
+	link_rig_format(&rig);
+	chain_content(1, block);
+	range.off = chain_next(&rig.chain, block, 1, &rec, &commit.rec_len);
+	commit.rec = rec;
+	cr_assert_eq(rig.link->ops->push(rig.link, &range, 1), 0, "%s", errmsg_get());
+	range.src = NULL;
+	cr_assert_eq(rig.link->ops->commit(rig.link, &commit), 0);
+	cr_assert_eq(link_rig_await(rig.link, 1), REPL_UP, "%s", rig.link->err_text);
+	cr_expect_eq(rig.link->tail_seq, 0);
+	cr_expect_gt(rig.link->ring_free, 0);
+	cr_assert_eq(rig.link->ops->checkpoint(rig.link, 1), 0);
+	cr_assert_eq(rig.link->ops->settle(rig.link), 0, "%s", errmsg_get());
+	cr_expect_eq(rig.link->tail_seq, 1);
+	range.off = rig.link->peer.pool_size - 1;
+	range.src = block;
+	cr_expect_eq(rig.link->ops->push(rig.link, &range, 1), -EINVAL);
+	range.off = UINT64_MAX - 10;
+	cr_expect_eq(rig.link->ops->push(rig.link, &range, 1), -EINVAL);
+	free(rec);
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
+/* A copy is overwritten while it says so: page, writes over four lanes, reset, page; and read back. */
+Test(link, resync_over_four_lanes, .timeout = LIMIT)
+{
+	size_t len = 8u << 20, step = 100000;
+	uint8_t *want = malloc(len), *got = calloc(1, len);
+	struct copy_page page;
+	struct copy_point at = { .seq = 500, .epoch = 3 };
+	uint64_t off;
+
+	cr_assert(want && got);
+	for (size_t i = 0; i < len; i++)
+		want[i] = (uint8_t)(i * 11 + i / 4096);
+	link_rig_init(&rig, "");
+	rig.cfg.lanes = REPL_RESTORE_LANES;
+	rig.cfg.spin = true;
+	link_rig_format(&rig);
+	off = rig.chain.first_blk * MEDIA_BLOCK_BYTES;
+	page = rig.link->peer.page;
+	page.state = MEDIA_INCONSISTENT;
+	cr_assert_eq(rig.link->ops->page(rig.link, &page), 0, "%s", errmsg_get());
+	for (size_t i = 0; i < len; i += step) {
+		struct repl_range range = { off + i, (uint32_t)(len - i < step ? len - i : step), want + i };
+
+		cr_assert_eq(rig.link->ops->write(rig.link, &range, 1), 0, "%s", errmsg_get());
+	}
+	cr_assert_eq(rig.link->ops->settle(rig.link), 0, "%s", errmsg_get());
+	for (size_t i = 0; i < len; i += step)
+		cr_assert_eq(rig.link->ops->read(rig.link, off + i, got + i, (uint32_t)(len - i < step ? len - i : step)), 0);
+	cr_assert_eq(rig.link->ops->settle(rig.link), 0, "%s", errmsg_get());
+	cr_expect_eq(memcmp(got, want, len), 0);
+	cr_assert_eq(rig.link->ops->reset(rig.link, &at, 2048), 0, "%s", errmsg_get());
+	cr_assert_eq(rig.link->ops->refresh(rig.link), 0);
+	cr_expect_eq(rig.link->peer.head.seq, 500);
+	cr_expect_eq(rig.link->acked, 500);
+	page.state = MEDIA_CONSISTENT;
+	cr_assert_eq(rig.link->ops->page(rig.link, &page), 0, "%s", errmsg_get());
+	free(want);
+	free(got);
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
+/* A fence is a compare-and-set; records of an older epoch are refused afterwards, and that is the end of the link. */
+Test(link, fenced_copy_refuses_the_old_epoch, .timeout = LIMIT)
+{
+	uint8_t id[16] = { 1, 2, 3 };
+
+	link_rig_init(&rig, "");
+	link_rig_format(&rig);
+	cr_expect_eq(rig.link->ops->fence(rig.link, 4, 5, id), -ESTALE, "%s", errmsg_get());
+	cr_assert_eq(rig.link->ops->fence(rig.link, 0, 5, id), 0, "%s", errmsg_get());
+	link_rig_commit(&rig);
+	cr_expect_eq(rig.link->state, REPL_DOWN);
+	cr_expect_eq(rig.link->err, -ESTALE, "%s", rig.link->err_text);
+	cr_expect_eq(rig.link->acked, 0);
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
+/* Nothing but the link's own descriptors wakes the owner, and the target, which ends after a second of silence, stays. */
+Test(link, an_idle_link_keeps_itself_alive, .timeout = LIMIT)
+{
+	uint64_t end;
+
+	link_rig_init(&rig, "--idle-ms 1000");
+	rig.cfg.notice_ms = 2000;
+	link_rig_format(&rig);
+	for (end = now_ms() + 3000; now_ms() < end;) {
+		struct pollfd fds[2] = { { .events = POLLIN }, { .events = POLLIN } };
+		int raw[2];
+		unsigned count = rig.link->ops->fds(rig.link, raw);
+
+		for (unsigned i = 0; i < count; i++)
+			fds[i].fd = raw[i];
+		if (rig.link->ops->may_block(rig.link))
+			poll(fds, count, 3000);
+		cr_assert_eq(rig.link->ops->poll(rig.link), REPL_UP, "%s", rig.link->err_text);
+	}
+	link_rig_commit(&rig);
+	cr_expect_eq(rig.link->acked, 1);
+	cr_expect_eq(rig.link->count.peer_rx_msgs, 1, "PINGs were counted");
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
+static void target_lost(int signal_number, int idle, uint64_t within_ms)
+{
+	uint64_t start;
+	pid_t pid;
+
+	link_rig_init(&rig, "");
+	rig.cfg.notice_ms = 1500;
+	link_rig_format(&rig);
+	link_rig_commit(&rig);
+	cr_assert_eq(rig.link->acked, 1);
+	pid = child_find();
+	cr_assert_gt(pid, 0);
+	start = now_ms();
+	cr_assert_eq(kill(pid, signal_number), 0);
+	if (idle)
+		link_rig_await(rig.link, UINT64_MAX);
+	else
+		link_rig_commit(&rig);
+	cr_expect_eq(rig.link->state, REPL_DOWN);
+	cr_expect_leq(now_ms() - start, within_ms, "took %llu ms", (unsigned long long)(now_ms() - start));
+	cr_expect_eq(rig.link->acked, 1, "acknowledged by nobody");
+	cr_expect(strstr(rig.link->err_text, "@local r.set"), "%s", rig.link->err_text);
+	if (signal_number == SIGSTOP) {
+		cr_expect_eq(rig.link->err, -ETIMEDOUT, "%s", rig.link->err_text);
+		cr_expect_geq(now_ms() - start, 500);
+	} else {
+		cr_expect_eq(rig.link->err, -ECONNRESET, "%s", rig.link->err_text);
+	}
+	cr_expect_eq(rig.link->ops->checkpoint(rig.link, 1), rig.link->err, "a DOWN link stays down");
+	link_rig_close(&rig);
+	cr_expect_eq(child_find(), 0, "the child was left behind");
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
+Test(link, stopped_target_is_noticed_while_idle, .timeout = LIMIT)
+{
+	target_lost(SIGSTOP, true, 1500 + 400);
+}
+
+Test(link, stopped_target_is_noticed_during_a_commit, .timeout = LIMIT)
+{
+	target_lost(SIGSTOP, false, 1500 + 400);
+}
+
+Test(link, killed_target_is_noticed_at_once_while_idle, .timeout = LIMIT)
+{
+	target_lost(SIGKILL, true, 500);
+}
+
+Test(link, killed_target_is_noticed_at_once_during_a_commit, .timeout = LIMIT)
+{
+	target_lost(SIGKILL, false, 500);
+}
+
+/* What goes wrong at the start is told with target, step and cause; every cause has its errno. */
+Test(link, start_failures_say_what_and_where, .timeout = LIMIT)
+{
+	static const struct {
+		const char *target, *set, *command; /* command NULL: the real one */
+		int err;
+		const char *says;
+	} table[] = {
+		{ "@local", "no.set", NULL, -ENOENT, "no.set" },
+		{ "@local", "../r.set", NULL, -EBADF, "r.set" },
+		{ "@local", "r.set", "/no/such/rpmemd", -ENOENT, "RPMEM_CMD" },
+		{ "@local", "r.set", "%/fail", -ECONNRESET, "status 7: boom happened" },
+		{ "@local", "r.set", "echo hello", -EPROTO, "not rpmemd" },
+		{ "@local", "r.set", "true", -ECONNRESET, "status 0" },
+		{ "@local", "r.set", " ", -EINVAL, "empty" },
+		{ "@local", "r.set", "sleep 100", -ETIMEDOUT, "does not answer" },
+		{ "host:0", "r.set", NULL, -EINVAL, "port" },
+	};
+
+	link_rig_init(&rig, "");
+	file_write(rig.dir, "fail", "#!/bin/sh\necho first >&2\necho boom happened >&2\nexit 7\n", 0700);
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		char command[sizeof(rig.command)];
+
+		if (table[i].command && *table[i].command == '%')
+			snprintf(command, sizeof(command), "%s%s", rig.dir, table[i].command + 1);
+		else
+			snprintf(command, sizeof(command), "%s", table[i].command ? table[i].command : rig.command);
+		rig.cfg.command = command;
+		rig.cfg.connect_ms = table[i].err == -ETIMEDOUT ? 500 : 30000;
+		rig.replica.target = (char *)(uintptr_t)table[i].target;
+		rig.replica.set_name = (char *)(uintptr_t)table[i].set;
+		cr_expect_eq(link_rig_open(&rig, false), table[i].err, "%zu: %d %s", i, rig.link->err, rig.link->err_text);
+		cr_expect_eq(rig.link->state, REPL_DOWN);
+		cr_expect(strstr(rig.link->err_text, table[i].says), "%zu: %s", i, rig.link->err_text);
+		cr_expect(strstr(rig.link->err_text, table[i].target), "%zu: %s", i, rig.link->err_text);
+		link_rig_close(&rig);
+		cr_expect_eq(child_find(), 0, "%zu: the child was left behind", i);
+	}
+	link_rig_fini(&rig);
+}
+
+/* Closing a link that is still connecting does not wait for the connection. */
+Test(link, close_while_connecting, .timeout = LIMIT)
+{
+	uint64_t start;
+
+	link_rig_init(&rig, "");
+	rig.cfg.command = "sleep 100";
+	cr_assert_eq(repl_link_open(&rig.replica, &rig.cfg, &rig.link), 0);
+	cr_expect_eq(rig.link->ops->poll(rig.link), REPL_CONNECTING);
+	cr_expect_eq(rig.link->ops->push(rig.link, NULL, 0), -ENOTCONN);
+	start = now_ms();
+	link_rig_close(&rig);
+	cr_expect_lt(now_ms() - start, 5000);
+	link_rig_fini(&rig);
+}
