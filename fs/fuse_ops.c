@@ -55,7 +55,7 @@ static int reply_entry(const struct request *rq, uint64_t ino)
 	return 0;
 }
 
-static struct request request_of(fuse_req_t req, int (*run)(const struct request *rq), fuse_ino_t ino)
+static struct request request_of(fuse_req_t req, int (*run)(struct request *rq), fuse_ino_t ino)
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 
