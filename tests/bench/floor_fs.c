@@ -1,8 +1,8 @@
 /* The composite floor: what the file system's figures are compared with. An in-memory FUSE file system that only copies
  * and, at FSYNC, makes one bare libfabric round trip to a second process: 512 bytes and the data written to the file
- * since its last FSYNC go out in one message, 64 bytes come back. No replica is kept, nothing is allocated, checksummed,
+ * since its last FSYNC go out in one message, 64 bytes come back. No replica is kept, nothing is allocated, summed,
  * ordered or recoverable. A good program, not a slow one: one thread owns the FUSE descriptor and the endpoint, an
- * FSYNC is answered from its completion while other requests are served, attributes and entries are cached by the kernel
+ * FSYNC is answered from its completion while other requests are served, the kernel caches attributes and entries
  * for good, data is sent from where it lies.
  *
  *   --null           no second process: FSYNC answers at once (null-FUSE)
@@ -489,9 +489,11 @@ static int usage(void)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = { { "null", no_argument, NULL, 'n' }, { "wait", required_argument, NULL, 'w' },
-	                                         { "push", no_argument, NULL, 'p' }, { "target", no_argument, NULL, 't' },
-	                                         { 0 } };
+	static const struct option options[] = {
+		{ "null", no_argument, NULL, 'n' }, { "wait", required_argument, NULL, 'w' },
+		{ "push", no_argument, NULL, 'p' }, { "target", no_argument, NULL, 't' },
+		{ 0 },
+	};
 	bool is_target = false;
 	int opt, ret, pid = -1;
 

@@ -10,7 +10,7 @@
  *
  *   fsbench MODE DIRECTORY [ROUNDS]
  *
- * prints one line, `MODE median_us p99_us rate unit`: the median over the rounds of each round's median, 99th percentile
+ * prints one line, `MODE median_us p99_us rate unit`: the median over the rounds of each round's median, p99
  * and rate (ops/s or MB/s). Rounds are short, so that a neighbour's burst spoils one and not the result. A round checks
  * nothing; whether data is right is for tests. Every byte written differs from what was there, so that a file system
  * that compares gains nothing. */
@@ -410,8 +410,8 @@ static void run(const struct workload *work, int fd, const char *path, unsigned 
 		p99s[i] = result.p99_us;
 		rates[i] = result.rate;
 	}
-	printf("%s %.2f %.2f %.0f %s\n", work->name, median(medians, rounds), median(p99s, rounds), median(rates, rounds),
-	       work->unit);
+	printf("%s %.2f %.2f %.0f %s\n", work->name, median(medians, rounds), median(p99s, rounds),
+	       median(rates, rounds), work->unit);
 }
 
 int main(int argc, char **argv)

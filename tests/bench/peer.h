@@ -48,7 +48,7 @@ uint16_t peer_listen(struct peer_listener *listener);
 /* Target: no further initiator; the connections stay. */
 void peer_unlisten(struct peer_listener *listener);
 
-/* Target: waits for one initiator. mem, when not NULL, may be read and written by it from the moment it is connected. */
+/* Target: waits for one initiator. mem, when not NULL, may be read and written by it as soon as it is connected. */
 void peer_accept(struct peer_listener *listener, struct peer *peer, void *mem, size_t len);
 
 /* Initiator. */
