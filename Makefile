@@ -47,13 +47,13 @@ RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/served rpmemd/server r
 # The file system core and its front ends.
 FSCORE := fs/block fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/rename fs/attr fs/file fs/orphan fs/fs \
           fs/fsck fs/fsck_inodes fs/fsck_dir
-FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/replication_mkfs fs/restore fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_mount fs/cmd_restore
+FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/replication_mkfs fs/restore fs/restore_copy fs/progress fs/verify fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_mount fs/cmd_restore
 
 # Criterion suites: tests/<name>.c
 SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolset common/test_poolhdr common/test_pool common/test_persist \
           common/test_redo common/test_copy common/test_codec \
-          rpmem/test_target rpmem/test_lane rpmem/test_link \
-          rpmemd/test_config rpmemd/test_store rpmemd/test_engine \
+          rpmem/test_target rpmem/test_lane rpmem/test_link rpmem/test_ssh \
+          rpmemd/test_config rpmemd/test_store rpmemd/test_server rpmemd/test_engine \
           fs/test_map fs/test_dir fs/test_itable fs/test_namei fs/test_file fs/test_policy
 SUPPORT := tests/support/core_rig
 

@@ -210,7 +210,7 @@ static int ssh_check_host(struct sshc *ssh)
 	case SSH_KNOWN_HOSTS_CHANGED:
 	case SSH_KNOWN_HOSTS_OTHER:
 		return errmsg_set(-EKEYREJECTED,
-				  "ssh: the host key has CHANGED: the host was reinstalled, or somebody is in between; if you know why: ssh-keygen -R %s, then once: %s",
+				  "ssh: host key CHANGED (reinstalled, or an attack); if you know why: ssh-keygen -R %s; %s",
 				  name, ssh->hint);
 	case SSH_KNOWN_HOSTS_UNKNOWN:
 	case SSH_KNOWN_HOSTS_NOT_FOUND:

@@ -1,0 +1,187 @@
+/* Links over SSH to a real sshd with throwaway keys on a loopback port, run as the current user. */
+#include "tests/support/link_rig.h"
+
+#include <errno.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define LIMIT 120
+#define SSHD "/usr/sbin/sshd"
+
+static struct link_rig rig;
+static unsigned port;
+static pid_t sshd;
+
+static void run(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void run(const char *fmt, ...)
+{
+	char command[4 * PATH_MAX];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(command, sizeof(command), fmt, args);
+	va_end(args);
+	cr_assert_eq(system(command), 0, "%s", command);
+}
+
+static unsigned port_free(void)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(addr);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	cr_assert_eq(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	cr_assert_eq(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
+	close(fd);
+	return ntohs(addr.sin_port);
+}
+
+static bool port_answers(void)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool answers = !connect(fd, (struct sockaddr *)&addr, sizeof(addr));
+
+	close(fd);
+	return answers;
+}
+
+static void sshd_start(void)
+{
+	char conf[PATH_MAX], text[2048];
+
+	port = port_free();
+	snprintf(text, sizeof(text),
+		 "ListenAddress 127.0.0.1\nPort %u\nHostKey %s/host\nAuthorizedKeysFile %s/authorized\nPidFile none\n"
+		 "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+		 "PermitRootLogin prohibit-password\n", port, rig.dir, rig.dir);
+	file_write(rig.dir, "sshd.conf", text, 0600);
+	snprintf(conf, sizeof(conf), "%s/sshd.conf", rig.dir);
+	sshd = fork();
+	cr_assert_geq(sshd, 0);
+	if (!sshd) {
+		char log[PATH_MAX];
+
+		snprintf(log, sizeof(log), "%s/sshd.log", rig.dir);
+		if (!freopen(log, "w", stderr))
+			_exit(1);
+		execl(SSHD, SSHD, "-D", "-e", "-f", conf, (char *)NULL);
+		_exit(127);
+	}
+	for (unsigned i = 0; i < 500 && !port_answers(); i++)
+		nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
+	cr_assert(port_answers(), "sshd does not listen");
+}
+
+/* Keys, sshd, and the client's configuration: host name "replica", nobody else's files. */
+static void setup(void)
+{
+	char text[2048], path[PATH_MAX];
+
+	if (access(SSHD, X_OK))
+		cr_skip_test("no " SSHD);
+	if (getuid() == 0 && mkdir("/run/sshd", 0755) && errno != EEXIST)
+		cr_skip_test("sshd needs /run/sshd");
+	link_rig_init(&rig, "");
+	run("ssh-keygen -q -t ed25519 -N '' -f %s/host && ssh-keygen -q -t ed25519 -N '' -f %s/key && "
+	    "ssh-keygen -q -t ed25519 -N '' -f %s/other && cp %s/key.pub %s/authorized", rig.dir, rig.dir, rig.dir, rig.dir,
+	    rig.dir);
+	sshd_start();
+	snprintf(text, sizeof(text),
+		 "Host replica\n  HostName 127.0.0.1\n  Port %u\n  IdentityFile %s/key\n  UserKnownHostsFile %s/known\n"
+		 "  GlobalKnownHostsFile /dev/null\nHost stranger\n  HostName 127.0.0.1\n  Port %u\n  IdentityFile %s/other\n"
+		 "  UserKnownHostsFile %s/known\n  GlobalKnownHostsFile /dev/null\n", port, rig.dir, rig.dir, port, rig.dir,
+		 rig.dir);
+	file_write(rig.dir, "config", text, 0600);
+	snprintf(path, sizeof(path), "%s/config", rig.dir);
+	setenv("RPMEM_SSH_CONFIG", path, 1);
+	unsetenv("SSH_AUTH_SOCK");
+	rig.replica.target = (char *)"replica";
+	file_write(rig.dir, "known", "", 0600);
+}
+
+static void teardown(void)
+{
+	if (rig.link)
+		link_rig_close(&rig);
+	if (sshd > 0) {
+		kill(sshd, SIGTERM);
+		waitpid(sshd, NULL, 0);
+	}
+	if (*rig.dir)
+		link_rig_fini(&rig);
+}
+
+/* Makes a host key known under the server's name. */
+static void host_known(const char *key)
+{
+	run("awk '{print \"[127.0.0.1]:%u \" $1 \" \" $2}' %s/%s.pub > %s/known", port, rig.dir, key, rig.dir);
+}
+
+static void open_fails(int err, const char *says)
+{
+	cr_expect_eq(link_rig_open(&rig, false), err, "%d: %s", rig.link->err, rig.link->err_text);
+	cr_expect(strstr(rig.link->err_text, says), "%s", rig.link->err_text);
+	link_rig_close(&rig);
+}
+
+/* Unknown, changed, right: only the last is spoken to, the others are told how to put it right. */
+Test(ssh, host_keys_are_strict, .timeout = LIMIT, .init = setup, .fini = teardown)
+{
+	char hint[64];
+
+	open_fails(-EKEYREJECTED, "not known");
+	open_fails(-EKEYREJECTED, " replica");
+	host_known("other");
+	snprintf(hint, sizeof(hint), "ssh-keygen -R '[127.0.0.1]:%u'", port);
+	open_fails(-EKEYREJECTED, hint);
+	host_known("host");
+	open_fails(-ENOENT, "part");
+	link_rig_format(&rig);
+	cr_expect_not(rig.link->peer.same_machine);
+	for (unsigned i = 0; i < 10; i++)
+		link_rig_commit(&rig);
+	cr_expect_eq(rig.link->acked, 10, "%s", rig.link->err_text);
+	chain_fini(&rig.chain);
+}
+
+Test(ssh, failures_behind_the_host_key, .timeout = LIMIT, .init = setup, .fini = teardown)
+{
+	host_known("host");
+	rig.replica.target = (char *)"stranger";
+	open_fails(-EACCES, "no key or agent was accepted");
+	rig.replica.target = (char *)"replica";
+	rig.cfg.command = "no-such-rpmemd";
+	open_fails(-ECONNRESET, "RPMEM_CMD");
+	rig.cfg.command = "sh -c 'echo boom happened >&2; exit 3'";
+	open_fails(-ECONNRESET, "status 3: boom happened");
+	rig.cfg.command = "cat";
+	rig.cfg.connect_ms = 1500;
+	open_fails(-ETIMEDOUT, "does not answer");
+	kill(sshd, SIGTERM);
+	waitpid(sshd, NULL, 0);
+	sshd = 0;
+	rig.cfg.connect_ms = 5000;
+	open_fails(-EHOSTUNREACH, "connecting");
+}
+
+/* The end of the SSH session ends the link, though the fabric may still stand. */
+Test(ssh, end_of_the_session_is_noticed, .timeout = LIMIT, .init = setup, .fini = teardown)
+{
+	uint64_t start;
+
+	host_known("host");
+	link_rig_format(&rig);
+	link_rig_commit(&rig);
+	cr_assert_eq(rig.link->acked, 1);
+	start = channel_now_ns();
+	run("pkill -KILL -P %d", sshd);
+	link_rig_await(rig.link, UINT64_MAX);
+	cr_expect_eq(rig.link->err, -ECONNRESET, "%s", rig.link->err_text);
+	cr_expect_lt(channel_now_ns() - start, 2000000000ull);
+	chain_fini(&rig.chain);
+}
