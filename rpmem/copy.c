@@ -1,5 +1,5 @@
 /* What changes in an open copy: ring and head by appending, tail and superblocks by a checkpoint's end, the per-copy
- * page, all of it by a reset. How a copy comes to be open is in copy_open.c, what a checkpoint puts in place in replay.c.
+ * page, all of it by a reset. How a copy comes to be open is in copy_open.c, what a checkpoint applies in replay.c.
  *
  * Each order of stores and fences is written out where it is done: copy_append, sb_write_both, copy_page_set and
  * copy_reset. A failed fence is final: what the medium holds is unknown, so every later change is refused with -EIO. */

@@ -1,8 +1,8 @@
 /* How a copy comes to be: formatting an empty pool, and finding tail and head of one that was used.
  *
  *   newest superblock --tail_pos--> record tail+1, tail+2, ... head, each checked against the one before by sequence
- *   and history hash; the first that does not continue the chain ends it. That is either the end of history (a record torn
- *   by the crash, or bytes of an earlier lap), or damage in the middle. What tells them apart is a valid record of a
+ *   and history hash; the first that does not continue the chain ends it. That is either the end of history (a record
+ *   torn by the crash, or bytes of an earlier lap), or damage in the middle. What tells them apart is a valid record of a
  *   later sequence elsewhere in the ring: appends are fenced one by one, so nothing can be durable behind a torn one.
  *
  * Opening stores nothing. The older superblock may name an earlier tail (a checkpoint was cut off between the two):

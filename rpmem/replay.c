@@ -372,7 +372,8 @@ static int summaries_compute(struct replay *r)
 
 		if (at->used < 0 || (uint64_t)at->used > group_room(r->copy, at->group))
 			return errmsg_set(-EBADMSG, "group %llu: %lld blocks used after record %llu, has %llu",
-					  (ull)at->group, (long long)at->used, (ull)at->seq, (ull)group_room(r->copy, at->group));
+					  (ull)at->group, (long long)at->used, (ull)at->seq,
+					  (ull)group_room(r->copy, at->group));
 	}
 	return 0;
 }
