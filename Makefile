@@ -54,8 +54,8 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
           common/test_redo common/test_copy common/test_codec \
           rpmem/test_target rpmem/test_lane rpmem/test_link rpmem/test_ssh \
           rpmemd/test_config rpmemd/test_store rpmemd/test_server rpmemd/test_engine \
-          fs/test_map fs/test_dir fs/test_itable fs/test_namei fs/test_file fs/test_policy
-SUPPORT := tests/support/core_rig
+          fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_namei fs/test_file fs/test_policy
+SUPPORT := tests/support/core_rig tests/support/sim_link
 
 PROGRAMS := $(BUILD)/rpmemfs $(BUILD)/rpmemd
 

@@ -247,7 +247,7 @@ static int train_take(struct call *c)
 	if (!t->open)
 		*t = (struct train){ .open = true, .lane = c->lane, .arg = v->arg, .len = v->rec_len };
 	if (t->lane != c->lane || t->arg != v->arg || t->len != v->rec_len || t->have != v->rec_off)
-		return -EPROTO;
+		return errmsg_set(-EPROTO, "does not continue the commit %" PRIu64 " of lane %u", t->arg, t->lane);
 	t->have += v->rec_bytes;
 	return 0;
 }
@@ -319,8 +319,11 @@ static int linked_verify(const struct pm *pm, const struct redo_view *r)
 static int commit_finish(struct call *c, const void *rec, const struct redo_view *r, bool stored)
 {
 	struct engine *e = c->e;
-	int err = r->seq == c->v.arg ? record_admit(e->cfg.copy, r) : -EPROTO;
+	int err;
 
+	if (r->seq != c->v.arg)
+		return errmsg_set(-EPROTO, "record %" PRIu64 " was announced as %" PRIu64, r->seq, c->v.arg);
+	err = record_admit(e->cfg.copy, r);
 	if (err)
 		return err;
 	if (!stored)
@@ -365,8 +368,10 @@ static int op_commit(struct call *c)
 
 	if (!e->cfg.copy)
 		return errmsg_set(-EPERM, "not a copy of a file system, or not formatted yet");
-	if (v->rec_len > ring_share(e, REDO_RING_SHARE) || !ranges_linkable(copy_geom(e->cfg.copy), v))
-		return -EPROTO;
+	if (v->rec_len > ring_share(e, REDO_RING_SHARE))
+		return errmsg_set(-EPROTO, "record of %u bytes is over the ring's bound", v->rec_len);
+	if (!ranges_linkable(copy_geom(e->cfg.copy), v))
+		return errmsg_set(-EPROTO, "a range lies outside what a record may link");
 	err = train_take(c);
 	if (err)
 		return err;
@@ -408,7 +413,7 @@ static int op_write(struct call *c)
 	if (copy && copy_page(copy)->state != MEDIA_INCONSISTENT)
 		return errmsg_set(-EPERM, "a consistent copy changes by commits only");
 	if (copy && !ranges_in_groups(copy_geom(copy), &c->v))
-		return -EPROTO;
+		return errmsg_set(-EPROTO, "a range lies outside the groups");
 	ranges_store(e->cfg.pm, &c->v);
 	return pm_fence(e->cfg.pm, copy ? PM_POINT_RESYNC : PM_POINT_USER);
 }

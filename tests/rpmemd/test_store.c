@@ -1,0 +1,299 @@
+/* The pool store and takeover: names never leave the pool directory, wrong sets and attributes are refused, a failed create
+ * leaves nothing, and a session of this program is ended while another program's lock is left alone. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "errmsg.h"
+#include "rpmemd/store.h"
+#include "rpmemd/takeover.h"
+
+static char base[] = "/dev/shm/test_store.XXXXXX";
+static char dir[64], part[64];
+
+static void path_of(char *to, size_t size, const char *name)
+{
+	snprintf(to, size, "%s/%s", base, name);
+}
+
+static void put(const char *name, const char *text)
+{
+	char path[128];
+	FILE *f;
+
+	path_of(path, sizeof(path), name);
+	f = fopen(path, "w");
+	cr_assert(f && fputs(text, f) >= 0 && !fclose(f));
+}
+
+static void put_set(const char *name, const char *options, const char *size)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text), "PMEMPOOLSET\n%s%s %s\n", options, size, part);
+	put(name, text);
+}
+
+static void set_up(void)
+{
+	char path[128];
+
+	cr_assert(mkdtemp(base));
+	path_of(dir, sizeof(dir), "pools");
+	path_of(part, sizeof(part), "part0");
+	cr_assert(!mkdir(dir, 0700));
+	path_of(path, sizeof(path), "pools/sub");
+	cr_assert(!mkdir(path, 0700));
+	put_set("pools/a.set", "", "8M");
+}
+
+static void tear_down(void)
+{
+	char cmd[128];
+
+	snprintf(cmd, sizeof(cmd), "rm -rf %s", base);
+	cr_assert(!system(cmd));
+}
+
+TestSuite(store, .init = set_up, .fini = tear_down, .timeout = 30);
+
+static struct ctl_open request(const char *name)
+{
+	struct ctl_open r = { .lanes = 1, .has_attr = 1, .attr = { .signature = "TESTSIG", .major = 1 } };
+
+	strcpy(r.set_name, name);
+	return r;
+}
+
+static int create(const char *name)
+{
+	struct ctl_open r = request(name);
+	struct stored s;
+	int err = store_create(dir, &r, &s);
+
+	if (!err)
+		store_close(&s);
+	return err;
+}
+
+/* ---------------------------------------------------------------- names */
+
+Test(store, names_stay_below_the_pool_directory)
+{
+	char absolute[128], link_path[128];
+	struct poolset *set;
+
+	put_set("outside.set", "", "8M");
+	put_set("pools/sub/b.set", "", "8M");
+	path_of(absolute, sizeof(absolute), "pools/a.set");
+	path_of(link_path, sizeof(link_path), "pools/link.set");
+	cr_assert(!symlink("../outside.set", link_path));
+	path_of(link_path, sizeof(link_path), "pools/abs.set");
+	cr_assert(!symlink(absolute, link_path));
+	path_of(link_path, sizeof(link_path), "pools/inner.set");
+	cr_assert(!symlink("sub/b.set", link_path));
+	path_of(link_path, sizeof(link_path), "pools/up");
+	cr_assert(!symlink("..", link_path));
+
+	const struct { const char *name; int want; } cases[] = {
+		{ "a.set", 0 }, { "./a.set", 0 }, { "sub/b.set", 0 }, { "sub/../a.set", 0 }, { "inner.set", 0 },
+		{ "", -EBADF }, { absolute, -EBADF }, { "../outside.set", -EBADF }, { "sub/../../outside.set", -EBADF },
+		{ "../pools/a.set", -EBADF }, { "link.set", -EBADF }, { "abs.set", -EBADF }, { "up/outside.set", -EBADF },
+		{ "missing.set", -ENOENT }, { "sub", -EINVAL }, { ".", -EINVAL },
+	};
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		int err = store_set_read(dir, cases[i].name, &set);
+
+		cr_expect_eq(err, cases[i].want, "'%s': %d, %s", cases[i].name, err, errmsg_get());
+		if (!err)
+			poolset_free(set);
+	}
+}
+
+Test(store, a_fifo_does_not_hold_the_daemon)
+{
+	struct poolset *set;
+	char path[128];
+
+	path_of(path, sizeof(path), "pools/fifo");
+	cr_assert(!mkfifo(path, 0600));
+	cr_expect_eq(store_set_read(dir, "fifo", &set), -EINVAL);
+}
+
+Test(store, a_set_here_has_exactly_one_replica)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text), "PMEMPOOLSET\n8M %s\nREPLICA host other.set\n", part);
+	put("pools/two.set", text);
+	cr_expect_eq(create("two.set"), -EINVAL);
+	put("pools/none.set", "PMEMPOOLSET\n");
+	cr_expect_eq(create("none.set"), -EINVAL);
+	put("pools/text.set", "hello\n");
+	cr_expect_eq(create("text.set"), -EINVAL);
+	cr_expect_neq(access(part, F_OK), 0);
+}
+
+/* ---------------------------------------------------------------- pools */
+
+Test(store, a_pool_is_created_opened_and_removed)
+{
+	struct ctl_open r = request("a.set");
+	struct stored s;
+
+	r.pool_size = 8u << 20;
+	cr_assert_eq(store_create(dir, &r, &s), 0, "%s", errmsg_get());
+	cr_expect_eq(s.pool->pm.len, 8u << 20);
+	store_close(&s);
+	cr_expect_eq(create("a.set"), -EEXIST);
+	r.has_attr = 0;
+	cr_assert_eq(store_open(dir, &r, &s), 0, "%s", errmsg_get());
+	cr_expect_str_eq((char *)s.pool->attr.signature, "TESTSIG");
+	cr_expect_eq(store_remove(dir, "a.set", 0), -EBUSY);
+	store_close(&s);
+	cr_expect_eq(store_remove(dir, "a.set", 0), 0);
+	cr_expect_eq(store_open(dir, &r, &s), -ENOENT);
+	cr_expect_eq(store_remove(dir, "a.set", 0), -ENOENT);
+	cr_expect_eq(store_remove(dir, "a.set", STORE_REMOVE_FORCE | STORE_REMOVE_SET), 0);
+	cr_expect_eq(store_remove(dir, "a.set", 0), -ENOENT);
+	cr_expect_eq(store_remove(dir, "a.set", STORE_REMOVE_FORCE), 0);
+}
+
+Test(store, a_pool_smaller_than_asked_for_is_refused_before_it_is_made)
+{
+	struct ctl_open r = request("a.set");
+	struct stored s;
+
+	r.pool_size = (8u << 20) + 1;
+	cr_expect_eq(store_create(dir, &r, &s), -EFBIG);
+	cr_expect_neq(access(part, F_OK), 0);
+	cr_assert_eq(create("a.set"), 0);
+	cr_expect_eq(store_open(dir, &r, &s), -EFBIG);
+}
+
+Test(store, attributes_and_options_of_the_set_must_agree)
+{
+	struct ctl_open r = request("single.set"), none = request("a.set");
+	struct stored s;
+
+	put_set("pools/single.set", "OPTION SINGLEHDR\n", "8M");
+	cr_expect_eq(create("single.set"), -EINVAL);
+	r.attr.incompat = POOLHDR_INCOMPAT_SINGLEHDR;
+	cr_assert_eq(store_create(dir, &r, &s), 0, "%s", errmsg_get());
+	store_discard(&s);
+	cr_expect_neq(access(part, F_OK), 0);
+	put_set("pools/nohdrs.set", "OPTION NOHDRS\n", "8M");
+	cr_expect_eq(create("nohdrs.set"), -EINVAL);
+	none.has_attr = 0;
+	memset(&none.attr, 0, sizeof(none.attr));
+	cr_expect_eq(store_create(dir, &none, &s), -EINVAL);
+	strcpy(none.set_name, "nohdrs.set");
+	cr_assert_eq(store_create(dir, &none, &s), 0, "%s", errmsg_get());
+	store_close(&s);
+}
+
+Test(store, set_attr_never_leaves_a_pool_without_signature)
+{
+	struct ctl_open r = request("a.set");
+	struct pool_attr attr = { 0 };
+	struct stored s;
+
+	cr_assert_eq(store_create(dir, &r, &s), 0);
+	cr_expect_eq(store_set_attr(&s, &attr), -EINVAL);
+	memcpy(attr.signature, "OTHERSIG", 8);
+	attr.major = 2;
+	cr_expect_eq(store_set_attr(&s, &attr), 0, "%s", errmsg_get());
+	store_close(&s);
+	cr_assert_eq(store_open(dir, &r, &s), 0, "%s", errmsg_get());
+	cr_expect_arr_eq(s.pool->attr.signature, "OTHERSIG", 8);
+	store_close(&s);
+}
+
+/* ---------------------------------------------------------------- takeover */
+
+/* A child that holds the pool until it is ended; ignores SIGTERM when stubborn. */
+static pid_t holder(bool stubborn)
+{
+	struct ctl_open r = request("a.set");
+	struct stored s;
+	int ready[2];
+	char c = 0;
+	pid_t pid;
+
+	cr_assert(!pipe(ready));
+	pid = fork();
+	if (!pid) {
+		signal(SIGTERM, stubborn ? SIG_IGN : SIG_DFL);
+		if (store_open(dir, &r, &s) || write(ready[1], &c, 1) != 1)
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	close(ready[1]);
+	cr_assert_eq(read(ready[0], &c, 1), 1);
+	close(ready[0]);
+	return pid;
+}
+
+static void taken_over(bool stubborn, int want_signal)
+{
+	struct ctl_open r = request("a.set");
+	struct stored s;
+	int status;
+	pid_t pid;
+
+	cr_assert_eq(create("a.set"), 0);
+	pid = holder(stubborn);
+	cr_expect_eq(store_open(dir, &r, &s), -EBUSY);
+	r.flags = CTL_OPEN_TAKEOVER;
+	cr_assert_eq(store_open(dir, &r, &s), 0, "%s", errmsg_get());
+	store_close(&s);
+	cr_assert_eq(waitpid(pid, &status, WNOHANG), pid);
+	cr_expect(WIFSIGNALED(status) && WTERMSIG(status) == want_signal);
+}
+
+Test(store, takeover_ends_the_running_session_and_gets_the_lock) { taken_over(false, SIGTERM); }
+Test(store, takeover_kills_a_session_that_does_not_end) { taken_over(true, SIGKILL); }
+
+Test(store, takeover_leaves_other_programs_alone)
+{
+	struct ctl_open r = request("a.set");
+	struct stored s;
+	int status;
+	pid_t pid;
+
+	cr_assert_eq(create("a.set"), 0);
+	pid = fork();
+	if (!pid) {
+		execlp("flock", "flock", "-F", part, "sleep", "20", NULL);
+		_exit(1);
+	}
+	for (int fd = open(part, O_RDWR), held = 0; !held; usleep(1000)) { /* until the other program has it */
+		held = flock(fd, LOCK_EX | LOCK_NB) != 0;
+		if (!held)
+			flock(fd, LOCK_UN);
+		else
+			close(fd);
+	}
+	r.flags = CTL_OPEN_TAKEOVER;
+	cr_expect_eq(store_open(dir, &r, &s), -EBUSY);
+	cr_expect(strstr(errmsg_get(), "not a session"), "%s", errmsg_get());
+	cr_expect_eq(waitpid(pid, &status, WNOHANG), 0);
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+}
+
+Test(store, takeover_of_a_free_or_missing_part_is_nothing)
+{
+	cr_expect_eq(takeover_end(part), 0);
+	cr_assert_eq(create("a.set"), 0);
+	cr_expect_eq(takeover_end(part), 0);
+}
