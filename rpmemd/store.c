@@ -59,7 +59,10 @@ static int file_open(const char *pool_dir, const char *name)
 		return dir;
 	fd = beneath_open(dir, name, O_RDONLY | O_NONBLOCK); /* a FIFO must not hold us */
 	close(dir);
-	return fd < 0 ? errmsg_set(fd, "pool set %s/%s: %s", pool_dir, name, strerror(-fd)) : fd;
+	if (fd >= 0)
+		return fd;
+	return errmsg_set(fd, "pool set %s/%s: %s", pool_dir, name,
+		fd == -EBADF ? "leads out of the pool directory" : strerror(-fd));
 }
 
 /* ---------------------------------------------------------------- set files */
