@@ -17,6 +17,7 @@
 
 #include "fs.h"
 #include "pool.h"
+#include "redo.h"
 #include "repl.h"
 
 #define REPLICATION_MIN_RECORDED UINT32_MAX /* no wish: the rule recorded in the pool stays */

@@ -1,0 +1,211 @@
+/* Bringing the local copy up from a replica that is ahead: records read out of the replica's ring, with the data they link.
+ *
+ * The replica's session is ours and quiet, so its superblock and ring stand still. Records behind its tail are not applied
+ * in place there, and a block they link cannot have been given out again before the local copy had them: so its content is
+ * what the record speaks of, and is checked against it. Locally such a block is free, since the history up to our head
+ * is the same. A crash in between leaves whole records only: copy_append's order. */
+#include "policy.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include "errmsg.h"
+
+struct pull {
+	struct repl_link *link;
+	struct media_geom geom; /* of the replica */
+	uint64_t root_blk;
+	uint64_t pos, seq;      /* ring byte of the next record, and its sequence */
+	uint8_t *rec;
+};
+
+static int pull_bytes(struct pull *p, uint64_t off, void *dst, uint32_t len)
+{
+	int err = p->link->ops->read(p->link, off, dst, len);
+
+	return err ? err : p->link->ops->settle(p->link);
+}
+
+static int pull_ring(struct pull *p, uint64_t pos, void *dst, uint32_t len)
+{
+	uint64_t left = p->geom.ring_bytes - pos;
+	uint32_t first = len < left ? len : (uint32_t)left;
+	int err = pull_bytes(p, media_ring_off(pos), dst, first);
+
+	if (!err && len > first)
+		err = pull_bytes(p, media_ring_off(0), (uint8_t *)dst + first, len - first);
+	return err;
+}
+
+/* Where the replica's ring starts: its newest valid superblock. */
+static int pull_begin(struct pull *p, struct repl_link *link)
+{
+	struct media_sb_omf sb[2];
+	struct media_geom geom[2];
+	int bad[2], err;
+	unsigned newest;
+
+	*p = (struct pull){ .link = link };
+	for (unsigned i = 0; i < 2; i++) {
+		err = pull_bytes(p, media_off(i ? MEDIA_SB_B_BLK : MEDIA_SB_A_BLK), &sb[i], sizeof(sb[i]));
+		if (err)
+			return err;
+		bad[i] = copy_sb_check(&sb[i], p->link->peer.pool_size, &geom[i]);
+	}
+	if (bad[0] && bad[1])
+		return errmsg_set(-EBADMSG, "no valid superblock there");
+	newest = bad[0] || (!bad[1] && le64_get(sb[1].generation) > le64_get(sb[0].generation));
+	p->geom = geom[newest];
+	p->pos = le64_get(sb[newest].tail_pos);
+	p->seq = le64_get(sb[newest].tail_seq) + 1;
+	p->root_blk = le64_get(sb[newest].root_blk);
+	p->rec = aligned_alloc(MEDIA_LINE_BYTES, p->geom.ring_bytes / REDO_RING_SHARE);
+	return p->rec ? 0 : errmsg_set(-ENOMEM, "no memory for a record");
+}
+
+/* The next record of the ring into p->rec. */
+static int pull_record(struct pull *p, struct redo_view *v)
+{
+	struct redo_hdr_omf hdr;
+	uint32_t len;
+	int err = pull_ring(p, p->pos, &hdr, sizeof(hdr));
+
+	if (err)
+		return err;
+	len = redo_peek_len(&hdr, &p->geom);
+	if (!len)
+		return errmsg_set(-EBADMSG, "no record %" PRIu64 " in its ring", p->seq);
+	err = pull_ring(p, p->pos, p->rec, len);
+	if (!err)
+		err = redo_parse(p->rec, len, &p->geom, v);
+	if (!err && v->seq != p->seq)
+		err = errmsg_set(-EBADMSG, "record %" PRIu64 " where %" PRIu64 " should be", v->seq, p->seq);
+	if (err)
+		return err;
+	p->pos = (p->pos + len) % p->geom.ring_bytes;
+	p->seq++;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- records seen */
+
+int pull_walk(struct repl_link *link, int (*see)(void *arg, const struct redo_view *v), void *arg)
+{
+	struct pull p;
+	struct redo_view v;
+	int err = pull_begin(&p, link);
+
+	while (!err && p.seq <= link->peer.head.seq) {
+		err = pull_record(&p, &v);
+		if (!err)
+			err = see(arg, &v);
+	}
+	free(p.rec);
+	return err;
+}
+
+struct peek {
+	uint64_t root;
+	struct fs_state_omf *state;
+};
+
+static int see_state(void *arg, const struct redo_view *v)
+{
+	struct peek *peek = arg;
+
+	attach_lines_apply(v, peek->root, (uint8_t *)peek->state);
+	return 0;
+}
+
+int pull_peek_state(struct repl_link *link, struct fs_state_omf *state)
+{
+	struct peek peek = { .state = state };
+	struct pull p;
+	int err = pull_begin(&p, link);
+
+	if (!err)
+		err = pull_bytes(&p, media_off(p.root_blk), state, sizeof(*state));
+	peek.root = p.root_blk;
+	free(p.rec);
+	if (!err)
+		err = pull_walk(link, see_state, &peek);
+	if (!err && (memcmp(state->magic, FS_STATE_MAGIC, sizeof(state->magic)) ||
+		     le32_get(state->member_count) > FS_MEMBERS_MAX))
+		err = errmsg_set(-EBADMSG, "no state block at 0x%" PRIx64 " there", media_off(peek.root));
+	return err;
+}
+
+/* ---------------------------------------------------------------- records taken over */
+
+/* The data of one linked run, block by block into the local pool. */
+static int take_run(struct repl_link *link, struct copy *copy, uint64_t seq, uint64_t blk, uint32_t count,
+		    const le32_t *csums)
+{
+	uint8_t content[MEDIA_BLOCK_BYTES];
+
+	for (uint32_t i = 0; i < count; i++) {
+		int err = link->ops->read(link, media_off(blk + i), content, sizeof(content));
+
+		if (!err)
+			err = link->ops->settle(link);
+		if (err)
+			return err;
+		if (csum_crc32c(0, content, sizeof(content)) != le32_get(csums[i]))
+			return errmsg_set(-EBADMSG, "block 0x%" PRIx64 " there is not what commit %" PRIu64 " says", blk + i, seq);
+		pm_write(copy_pm(copy), media_off(blk + i), content, sizeof(content));
+	}
+	return 0;
+}
+
+static int take_data(struct repl_link *link, struct copy *copy, const struct redo_view *v)
+{
+	const le32_t *csums = v->csums;
+
+	for (uint32_t i = 0; i < v->linked_runs; i++) {
+		uint32_t count = le32_get(v->linked[i].count);
+		uint64_t blk = le64_get(v->linked[i].blk);
+		int err;
+
+		if (blk + count > copy_geom(copy)->blk_count)
+			return errmsg_set(-ENOSPC, "block 0x%" PRIx64 " lies behind the end of the local pool", blk + count - 1);
+		if (le32_get(v->linked[i].type) == MEDIA_DATA) {
+			err = take_run(link, copy, v->seq, blk, count, csums);
+			if (err)
+				return err;
+		}
+		csums += count;
+	}
+	return 0;
+}
+
+struct taker {
+	struct repl_link *link;
+	struct copy *copy;
+};
+
+/* Appends; when the ring is full, what is in it is applied first. */
+static int take_record(void *arg, const struct redo_view *v)
+{
+	struct taker *t = arg;
+	/* A view points into its record, whose first part is the header before the linked runs. */
+	const void *rec = (const uint8_t *)v->linked - sizeof(struct redo_hdr_omf);
+	int err;
+
+	if (v->seq <= copy_head(t->copy).seq)
+		return 0;
+	err = take_data(t->link, t->copy, v);
+	if (!err)
+		err = copy_append(t->copy, rec, v->len);
+	if (err != -ENOSPC)
+		return err;
+	err = copy_checkpoint(t->copy, copy_head(t->copy).seq, UINT64_MAX);
+	return err ? err : copy_append(t->copy, rec, v->len);
+}
+
+int attach_pull(struct copy *copy, struct repl_link *link)
+{
+	struct taker t = { .link = link, .copy = copy };
+
+	return pull_walk(link, take_record, &t);
+}

@@ -1,0 +1,536 @@
+/* Restore: the local parts are gone, a replica has everything. Fence, then prove, then copy.
+ *
+ *   1 look     healthy local parts are not overwritten unasked; an interrupted restore is continued
+ *   2 take     every replica is connected to; running sessions are ended, their locks are ours from here on
+ *   3 prove    the recorded rule (of the newest copy) says how many replicas an acknowledgement needed; when the replicas not
+ *              reached are too few to have acknowledged anything alone, the newest reached one has everything. Else
+ *              --force, naming the copies not asked
+ *   4 fence    the epoch of every reached copy is raised by compare-and-set: an old primary changes nothing any more
+ *   5 compare  all reached histories are prefixes of the newest; else refused, unless --from names one
+ *   6 copy     restore_copy.c; the local copy is marked inconsistent until the end
+ *
+ * Proving comes before fencing because the locks keep every reached copy still: a restore refused for lack of proof leaves
+ * even the fences as they were. The new epoch is written into the local page as its fence; the first mount takes it over
+ * into the state block, so that its first commit is the first of the new epoch. */
+#include "restore.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "errmsg.h"
+#include "log.h"
+#include "policy.h"
+#include "wire.h"
+
+#define NAMES_BYTES_MAX 1024u
+
+struct restore {
+	const struct restore_cfg *cfg;
+	struct poolset *set;
+	struct repl_link *links[POOLSET_REPLICAS_MAX]; /* by index in the poolset; NULL: not reached */
+	struct repl_link *source;
+	struct fs_state_omf state;                     /* the source's */
+	uint64_t epoch;
+	uint8_t epoch_id[16];
+	bool local_healthy;
+	struct copy_point local_head;
+	struct pool *pool;
+	struct copy *copy;
+};
+
+static enum restore_exit exit_of(int err)
+{
+	return err == 0 ? RESTORE_DONE : err == -ECANCELED ? RESTORE_REFUSED : RESTORE_FAILED;
+}
+
+#define refused(...) errmsg_set(-ECANCELED, __VA_ARGS__)
+
+/* ---------------------------------------------------------------- 1 look */
+
+/* Parts that open and hold an inconsistent copy are kept open: an earlier restore made them. */
+static int look_copy(struct restore *rs)
+{
+	int err = copy_open(&rs->pool->pm, false, &rs->copy);
+
+	if (err && !rs->cfg->replace)
+		return refused("the local parts hold no healthy copy (%s); --replace to overwrite them", errmsg_get());
+	if (!err && copy_page(rs->copy)->state == MEDIA_INCONSISTENT)
+		return 0;
+	if (!err) {
+		rs->local_healthy = true;
+		rs->local_head = copy_head(rs->copy);
+	}
+	copy_close(rs->copy);
+	rs->copy = NULL;
+	return 0;
+}
+
+static int look_local(struct restore *rs)
+{
+	int err = pool_open(rs->set, 0, POOL_NOWAIT_LOCK, &rs->pool);
+
+	if (err == -ENOENT)
+		return 0; /* gone, the usual case; parts that are left are judged by pool_create */
+	if (err == -EBUSY)
+		return refused("the local parts are in use: %s", errmsg_get());
+	if (err && !rs->cfg->replace)
+		return refused("the local parts cannot be opened (%s); --replace to overwrite them", errmsg_get());
+	if (err)
+		return 0;
+	err = look_copy(rs);
+	if (!rs->copy) {
+		pool_close(rs->pool);
+		rs->pool = NULL;
+	}
+	return err;
+}
+
+/* ---------------------------------------------------------------- 2 take */
+
+static int open_links(struct restore *rs, unsigned flags)
+{
+	struct repl_cfg rc = {
+		.provider = rs->cfg->provider,
+		.command = rs->cfg->command,
+		.lanes = REPL_RESTORE_LANES,
+		.notice_ms = REPL_NOTICE_MS_DEFAULT,
+		.connect_ms = REPL_CONNECT_MS_DEFAULT,
+		.open_flags = flags,
+	};
+
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		int err;
+
+		if (!rs->set->replicas[i].target)
+			return errmsg_set(-EINVAL, "%s:%u: a second local replica is not supported", rs->set->path,
+					  rs->set->replicas[i].line);
+		err = (rs->cfg->link_open ? rs->cfg->link_open : repl_link_open)(&rs->set->replicas[i], &rc, &rs->links[i]);
+		if (err)
+			return errmsg_set(err, "replica %s: %s", rs->set->replicas[i].name, strerror(-err));
+	}
+	return 0;
+}
+
+static void drop_link(struct restore *rs, unsigned i)
+{
+	if (rs->links[i])
+		rs->links[i]->ops->close(rs->links[i]);
+	rs->links[i] = NULL;
+}
+
+/* Links that are up stay; what is wrong with the others is told. */
+static void wait_links(struct restore *rs)
+{
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		struct repl_link *link = rs->links[i];
+
+		if (repl_link_wait(link)) {
+			log_warn("replica %s: not reached: %s", link->name, link->err_text);
+			drop_link(rs, i);
+		} else if (!link->peer.formatted) {
+			log_warn("replica %s: the pool there is not formatted", link->name);
+			drop_link(rs, i);
+		}
+	}
+}
+
+static bool candidate(const struct repl_link *link)
+{
+	return link && link->peer.page.state == MEDIA_CONSISTENT;
+}
+
+static int choose_source(struct restore *rs)
+{
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		struct repl_link *link = rs->links[i];
+
+		if (!candidate(link) || (rs->cfg->from && strcmp(rs->cfg->from, link->name)))
+			continue;
+		if (!rs->source || link->peer.head.seq > rs->source->peer.head.seq)
+			rs->source = link;
+	}
+	if (!rs->source && rs->cfg->from)
+		return errmsg_set(-ENOENT, "replica %s cannot be restored from: it is not in %s, not reached, or inconsistent",
+				  rs->cfg->from, rs->set->path);
+	if (!rs->source)
+		return errmsg_set(-ENOENT, "no replica of %s that can be restored from was reached", rs->set->path);
+	return 0;
+}
+
+static char *hex(const struct copy_point *at, char text[9])
+{
+	snprintf(text, 9, "%02x%02x%02x%02x", at->hash.b[0], at->hash.b[1], at->hash.b[2], at->hash.b[3]);
+	return text;
+}
+
+/* A healthy local copy is overwritten only when that was asked for twice. */
+static int protect_local(const struct restore *rs)
+{
+	char ours[9], theirs[9];
+
+	if (!rs->local_healthy || (rs->cfg->replace && rs->cfg->from))
+		return 0;
+	return refused("the local copy is healthy, at commit %" PRIu64 " (%s); replica %s is at %" PRIu64 " (%s)%s; mount it, or give "
+		       "--replace and --from NAME to overwrite it", rs->local_head.seq, hex(&rs->local_head, ours),
+		       rs->source->name, rs->source->peer.head.seq, hex(&rs->source->peer.head, theirs),
+		       rs->local_head.seq >= rs->source->peer.head.seq ? ", not newer" : "");
+}
+
+/* ---------------------------------------------------------------- 3 prove */
+
+static bool counts(const struct poolset *set, unsigned idx)
+{
+	bool remote = false;
+
+	for (unsigned i = 1; i < set->replica_count; i++)
+		remote |= strcmp(set->replicas[i].target, "@local") != 0;
+	return !remote || strcmp(set->replicas[idx].target, "@local");
+}
+
+static void names_add(char *names, const char *name)
+{
+	size_t len = strlen(names);
+
+	snprintf(names + len, NAMES_BYTES_MAX - len, "%s%s", len ? "," : "", name);
+}
+
+/* Members of the record that the poolset no longer names: nobody asked them either. */
+static unsigned members_unnamed(const struct restore *rs, char *names)
+{
+	unsigned count = 0;
+
+	for (uint32_t i = 1; i < le32_get(rs->state.member_count); i++) {
+		char name[FS_MEMBER_NAME_BYTES + 1] = { 0 };
+
+		memcpy(name, rs->state.members[i].name, FS_MEMBER_NAME_BYTES);
+		if (le32_get(rs->state.members[i].state) == FS_MEMBER_NONE || poolset_find(rs->set, name))
+			continue;
+		names_add(names, name);
+		count++;
+	}
+	return count;
+}
+
+/* The copies not asked, and whether they could have acknowledged something by themselves, with the lost local one. */
+static bool proven(const struct restore *rs, char *names)
+{
+	uint32_t rule = le32_get(rs->state.min_replicas);
+	unsigned away;
+
+	names[0] = '\0';
+	if (!rule)
+		names_add(names, "local"); /* it could acknowledge alone */
+	away = members_unnamed(rs, names);
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		if (candidate(rs->links[i]))
+			continue;
+		names_add(names, rs->set->replicas[i].name);
+		away += counts(rs->set, i);
+	}
+	return away < rule;
+}
+
+/* Every name of `list` stands in `given`. */
+static bool all_named(const char *list, const char *given)
+{
+	char copy[NAMES_BYTES_MAX], *save = NULL;
+
+	snprintf(copy, sizeof(copy), "%s", list);
+	for (char *name = strtok_r(copy, ",", &save); name; name = strtok_r(NULL, ",", &save)) {
+		size_t len = strlen(name);
+		const char *at = given;
+
+		while (at && (strncmp(at, name, len) || (at[len] && at[len] != ','))) {
+			at = strchr(at, ',');
+			at = at ? at + 1 : NULL;
+		}
+		if (!at)
+			return false;
+	}
+	return true;
+}
+
+static int prove(struct restore *rs)
+{
+	char names[NAMES_BYTES_MAX];
+	int err = pull_peek_state(rs->source, &rs->state);
+
+	if (err)
+		return errmsg_prefix(err, "replica %s", rs->source->name);
+	if (proven(rs, names))
+		return 0;
+	if (rs->cfg->force && rs->cfg->without && all_named(names, rs->cfg->without)) {
+		log_warn("restore: what %s may have acknowledged is given up", names);
+		return 0;
+	}
+	return refused("not proven that replica %s has everything: with %" PRIu32 " replicas required, these copies were not asked and "
+		       "may have more: %s; to restore all the same: --force --without %s", rs->source->name,
+		       le32_get(rs->state.min_replicas), names, names);
+}
+
+/* ---------------------------------------------------------------- 4 fence */
+
+static int fence(struct restore *rs)
+{
+	int err;
+
+	rs->epoch = le64_get(rs->state.epoch);
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		const struct repl_peer *peer = rs->links[i] ? &rs->links[i]->peer : NULL;
+
+		if (peer && peer->page.fence_epoch > rs->epoch)
+			rs->epoch = peer->page.fence_epoch;
+		if (peer && peer->head.epoch > rs->epoch)
+			rs->epoch = peer->head.epoch;
+	}
+	rs->epoch++;
+	csum_random(rs->epoch_id, sizeof(rs->epoch_id));
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		struct repl_link *link = rs->links[i];
+
+		if (!link)
+			continue;
+		err = link->ops->fence(link, link->peer.page.fence_epoch, rs->epoch, rs->epoch_id);
+		if (!err)
+			err = link->ops->refresh(link);
+		if (err)
+			return errmsg_prefix(err, "replica %s: fence", link->name);
+	}
+	return 0;
+}
+
+/* ---------------------------------------------------------------- 5 compare */
+
+/* Whether the other copy's head lies in the source's history. */
+static int compare_one(const struct restore *rs, struct repl_link *other)
+{
+	const struct copy_point *head = &other->peer.head;
+	struct copy_point at;
+	char ours[9], theirs[9];
+	int err;
+
+	if (head->seq > rs->source->peer.head.seq && !rs->cfg->force)
+		return refused("replica %s is newer: commit %" PRIu64 ", %s has %" PRIu64 "; restore from it, or --force", other->name,
+			       head->seq, rs->source->name, rs->source->peer.head.seq);
+	if (head->seq > rs->source->peer.head.seq)
+		return 0;
+	err = rs->source->ops->chain(rs->source, head->seq, &at);
+	if (err == -ERANGE) {
+		log_warn("replica %s: at commit %" PRIu64 ", too old to be compared", other->name, head->seq);
+		return 0;
+	}
+	if (err)
+		return errmsg_prefix(err, "replica %s", rs->source->name);
+	if (at.epoch == head->epoch && !memcmp(&at.hash, &head->hash, sizeof(at.hash)))
+		return 0;
+	if (rs->cfg->from && rs->cfg->force)
+		return 0;
+	return refused("different histories: at commit %" PRIu64 " replica %s is %s, replica %s is %s; choose one: --from NAME --force",
+		       head->seq, rs->source->name, hex(&at, ours), other->name, hex(head, theirs));
+}
+
+static int compare(struct restore *rs)
+{
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		struct repl_link *other = rs->links[i];
+		int err;
+
+		if (!candidate(other) || other == rs->source)
+			continue;
+		if (memcmp(other->peer.content_uuid, rs->source->peer.content_uuid, sizeof(other->peer.content_uuid)))
+			err = rs->cfg->from ? 0 : refused("replicas %s and %s are copies of different pools; choose one: --from NAME",
+							  rs->source->name, other->name);
+		else
+			err = compare_one(rs, other);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/* ---------------------------------------------------------------- 6 copy */
+
+/* The source, and after it every copy that is the same; rings emptied so that everything stands in place. */
+static int gather(struct restore *rs, struct restore_source *source)
+{
+	source->links[source->count++] = rs->source;
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		struct repl_link *link = rs->links[i];
+
+		if (candidate(link) && link != rs->source && link->peer.head.seq == rs->source->peer.head.seq &&
+		    !memcmp(&link->peer.head.hash, &rs->source->peer.head.hash, sizeof(link->peer.head.hash)))
+			source->links[source->count++] = link;
+	}
+	for (unsigned i = 0; i < source->count; i++) {
+		int err = source->links[i]->ops->checkpoint_all(source->links[i]);
+
+		if (!err)
+			err = source->links[i]->ops->refresh(source->links[i]);
+		if (!err)
+			continue;
+		if (i == 0)
+			return errmsg_prefix(err, "replica %s", rs->source->name);
+		log_warn("replica %s: cannot stand in: %s", source->links[i]->name, errmsg_get());
+		source->links[i--] = source->links[--source->count];
+	}
+	return 0;
+}
+
+/* Superblock of the source: what the local copy takes over. */
+static int source_superblock(struct restore *rs, struct restore_source *source, struct copy_format *fmt)
+{
+	struct repl_link *link = rs->source;
+	struct media_sb_omf sb;
+	int err = link->ops->read(link, media_off(MEDIA_SB_A_BLK), &sb, sizeof(sb));
+
+	if (!err)
+		err = link->ops->settle(link);
+	if (!err)
+		err = copy_sb_check(&sb, link->peer.pool_size, &source->geom);
+	if (err)
+		return errmsg_prefix(err, "replica %s: superblock", link->name);
+	memcpy(fmt->content_uuid, sb.content_uuid, sizeof(fmt->content_uuid));
+	fmt->hash_seed = le64_get(sb.hash_seed);
+	fmt->created_ns = le64_get(sb.created_ns);
+	fmt->ring_bytes = le64_get(sb.ring_bytes);
+	return 0;
+}
+
+static void page_fill(const struct restore *rs, struct copy_page *page)
+{
+	page->role = MEDIA_ROLE_PRIMARY;
+	page->state = MEDIA_INCONSISTENT;
+	page->fence_epoch = rs->epoch;
+	memcpy(page->fence_id, rs->epoch_id, sizeof(page->fence_id));
+	page->sync_seq = rs->source->peer.head.seq;
+	page->sync_hash = rs->source->peer.head.hash;
+}
+
+/* Whether the inconsistent local copy is a restore of this very state. */
+static bool resumable(const struct restore *rs, const struct copy_format *fmt)
+{
+	const struct copy_page *page = copy_page(rs->copy);
+
+	return page->sync_seq == rs->source->peer.head.seq &&
+	       !memcmp(&page->sync_hash, &rs->source->peer.head.hash, sizeof(page->sync_hash)) &&
+	       !memcmp(copy_sb(rs->copy)->content_uuid, fmt->content_uuid, sizeof(fmt->content_uuid)) &&
+	       copy_geom(rs->copy)->ring_bytes == fmt->ring_bytes;
+}
+
+static int resume(struct restore *rs)
+{
+	struct copy_page page = *copy_page(rs->copy);
+
+	page_fill(rs, &page);
+	log_notice("restore: goes on at group %" PRIu64, page.sync_group);
+	return copy_page_set(rs->copy, &page);
+}
+
+static int create(struct restore *rs, struct copy_format *fmt, bool replace)
+{
+	struct pool_attr attr = { .signature = POOLHDR_FS_SIGNATURE, .major = POOLHDR_FS_MAJOR };
+	int err = pool_create(rs->set, 0, &attr, replace ? POOL_REPLACE : 0, &rs->pool);
+
+	if (err == -EEXIST)
+		return refused("%s; --replace to overwrite it", errmsg_get());
+	if (err)
+		return err;
+	page_fill(rs, &fmt->page);
+	csum_random(fmt->page.instance, sizeof(fmt->page.instance));
+	err = copy_format(&rs->pool->pm, fmt);
+	return err ? err : copy_open(&rs->pool->pm, false, &rs->copy);
+}
+
+/* The local copy, formatted and marked inconsistent: the one an interrupted restore left, or a new one. */
+static int local_copy(struct restore *rs, struct copy_format *fmt)
+{
+	bool ours = rs->copy != NULL;
+
+	if (ours && resumable(rs, fmt))
+		return resume(rs);
+	copy_close(rs->copy);
+	pool_close(rs->pool);
+	rs->copy = NULL;
+	rs->pool = NULL;
+	return create(rs, fmt, ours || rs->cfg->replace);
+}
+
+/* (1) ring and superblocks say the restored state, (2) the page says consistent: from here on it may be mounted. */
+static int finish(struct restore *rs)
+{
+	struct copy_page page = *copy_page(rs->copy);
+	int err = copy_reset(rs->copy, &rs->source->peer.head, rs->source->peer.used_blks);
+
+	if (err)
+		return err;
+	page.state = MEDIA_CONSISTENT;
+	page.sync_seq = page.sync_group = 0;
+	memset(&page.sync_hash, 0, sizeof(page.sync_hash));
+	return copy_page_set(rs->copy, &page);
+}
+
+static int copy_over(struct restore *rs)
+{
+	struct restore_source source = { .count = 0 };
+	struct copy_format fmt = { .ring_bytes = 0 };
+	struct progress *progress;
+	char hash[9];
+	int err = gather(rs, &source);
+
+	if (!err)
+		err = source_superblock(rs, &source, &fmt);
+	if (!err)
+		err = local_copy(rs, &fmt);
+	if (err)
+		return err;
+	log_notice("restore: from replica %s, commit %" PRIu64 " (%s)", rs->source->name, rs->source->peer.head.seq,
+		   hex(&rs->source->peer.head, hash));
+	progress = progress_new("restore", rs->source->peer.used_blks * MEDIA_BLOCK_BYTES, rs->cfg->quiet);
+	err = restore_copy(rs->copy, &source, progress);
+	progress_end(progress, err == 0);
+	return err ? err : finish(rs);
+}
+
+/* ---------------------------------------------------------------- all of it */
+
+static int run(struct restore *rs)
+{
+	int err = look_local(rs);
+
+	if (!err)
+		err = open_links(rs, CTL_OPEN_TAKEOVER);
+	if (err)
+		return err;
+	wait_links(rs);
+	err = choose_source(rs);
+	if (!err)
+		err = protect_local(rs);
+	if (!err)
+		err = prove(rs);
+	if (!err)
+		err = fence(rs);
+	if (!err)
+		err = compare(rs);
+	return err ? err : copy_over(rs);
+}
+
+enum restore_exit restore_run(const struct restore_cfg *cfg)
+{
+	struct restore rs = { .cfg = cfg };
+	char why[ERRMSG_BYTES_MAX];
+	int err = poolset_read(cfg->set_path, &rs.set);
+
+	if (err)
+		return RESTORE_FAILED;
+	err = run(&rs);
+	snprintf(why, sizeof(why), "%s", errmsg_get());
+	for (unsigned i = 1; i < rs.set->replica_count; i++)
+		drop_link(&rs, i);
+	copy_close(rs.copy);
+	pool_close(rs.pool);
+	poolset_free(rs.set);
+	errmsg_set(err, "%s", why); /* closing may have had troubles of its own */
+	return exit_of(err);
+}

@@ -1,0 +1,471 @@
+/* Verify: are all copies the same? Everything is opened for reading and nothing is changed, so what stands in a copy's
+ * ring is not applied: its effect is laid over the tables and blocks in memory (struct lay, one for each block that a
+ * record in the ring touches). Then, group by group, every copy's table must equal the first copy's, and the content of
+ * every used block must match its own table. */
+#include "restore.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+#include "errmsg.h"
+#include "log.h"
+#include "policy.h"
+#include "wire.h"
+
+#define RUN_BLKS 256u
+#define SHOWN_MAX 10u /* differences named for each copy */
+
+struct lay { /* what the ring's records make of a block */
+	uint64_t blk;
+	uint32_t type, csum;
+	uint64_t mask;                     /* lines laid over the content */
+	uint8_t lines[MEDIA_BLOCK_BYTES];
+	UT_hash_handle hh;
+};
+
+struct side { /* one copy */
+	const char *name;
+	struct copy *copy;                 /* local, or ... */
+	struct repl_link *link;            /* ... remote */
+	struct copy_point head;
+	struct media_geom geom;
+	struct lay *lays;
+	struct media_entry_omf *table;     /* of the group under way */
+	uint64_t differences;
+};
+
+struct verify {
+	const struct restore_cfg *cfg;
+	struct poolset *set;
+	struct pool *pool;
+	struct side sides[POOLSET_REPLICAS_MAX];
+	unsigned count;
+	unsigned missing;                  /* copies that could not be asked */
+	uint8_t *run;                      /* RUN_BLKS blocks */
+	uint64_t blks;                     /* content compared, all copies */
+	struct progress *progress;
+};
+
+static void differ(struct side *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void differ(struct side *s, const char *fmt, ...)
+{
+	va_list args;
+
+	if (s->differences++ >= SHOWN_MAX)
+		return;
+	printf("%s: ", s->name);
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	putchar('\n');
+}
+
+/* ---------------------------------------------------------------- the ring's effect */
+
+static struct lay *lay_get(struct side *s, uint64_t blk)
+{
+	struct lay *lay;
+
+	HASH_FIND(hh, s->lays, &blk, sizeof(blk), lay);
+	if (lay)
+		return lay;
+	lay = calloc(1, sizeof(*lay));
+	if (!lay)
+		return NULL;
+	lay->blk = blk;
+	HASH_ADD(hh, s->lays, blk, sizeof(lay->blk), lay);
+	return lay;
+}
+
+/* The runs' blocks start over as type; csums NULL: zero. */
+static int lay_runs(struct side *s, const struct redo_run_omf *runs, uint32_t count, const le32_t *csums)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		for (uint32_t j = 0; j < le32_get(runs[i].count); j++) {
+			struct lay *lay = lay_get(s, le64_get(runs[i].blk) + j);
+
+			if (!lay)
+				return -ENOMEM;
+			lay->type = le32_get(runs[i].type);
+			lay->csum = csums ? le32_get(*csums++) : 0;
+			lay->mask = 0;
+		}
+	}
+	return 0;
+}
+
+static int see_record(void *arg, const struct redo_view *v)
+{
+	struct side *s = arg;
+	const uint8_t *line = v->line_bytes;
+	int err = lay_runs(s, v->linked, v->linked_runs, v->csums);
+
+	if (!err)
+		err = lay_runs(s, v->freed, v->freed_runs, NULL);
+	for (uint32_t i = 0; i < v->line_blks && !err; i++) {
+		uint64_t mask = le64_get(v->lines[i].mask);
+		struct lay *lay = lay_get(s, le64_get(v->lines[i].blk));
+
+		if (!lay)
+			return -ENOMEM;
+		lay->type = le32_get(v->lines[i].type);
+		lay->csum = le32_get(v->lines[i].csum);
+		lay->mask |= mask;
+		for (; mask; mask &= mask - 1, line += MEDIA_LINE_BYTES)
+			memcpy(lay->lines + (size_t)__builtin_ctzll(mask) * MEDIA_LINE_BYTES, line, MEDIA_LINE_BYTES);
+	}
+	return err;
+}
+
+static int ring_local(struct side *s)
+{
+	uint8_t *rec = aligned_alloc(MEDIA_LINE_BYTES, s->geom.ring_bytes / REDO_RING_SHARE);
+	struct redo_view v;
+	int err = rec ? 0 : -ENOMEM;
+
+	for (uint64_t seq = copy_tail(s->copy).seq + 1; !err && seq <= s->head.seq; seq++) {
+		const struct copy_rec *at = copy_find(s->copy, seq);
+
+		copy_rec_read(s->copy, at, rec);
+		err = redo_parse(rec, at->len, &s->geom, &v);
+		if (!err)
+			err = see_record(s, &v);
+	}
+	free(rec);
+	return err;
+}
+
+static int ring_load(struct side *s)
+{
+	return s->copy ? ring_local(s) : pull_walk(s->link, see_record, s);
+}
+
+/* ---------------------------------------------------------------- reading a side */
+
+static int side_read(struct side *s, uint64_t off, void *dst, uint32_t len)
+{
+	int err;
+
+	if (s->copy) {
+		memcpy(dst, pm_ptr(copy_pm(s->copy), off), len);
+		return 0;
+	}
+	err = s->link->ops->read(s->link, off, dst, len);
+	return err ? err : s->link->ops->settle(s->link);
+}
+
+/* Type and checksum of a block at head; -EBADMSG: its table entry is damaged. */
+static int entry_of(const struct side *s, uint64_t first, uint64_t blk, struct copy_entry *entry)
+{
+	const struct lay *lay;
+
+	HASH_FIND(hh, s->lays, &blk, sizeof(blk), lay);
+	if (!lay)
+		return copy_entry_decode(blk, &s->table[blk - first], entry);
+	*entry = (struct copy_entry){ .type = lay->type, .csum = lay->csum };
+	return 0;
+}
+
+static void lines_lay(const struct side *s, uint64_t blk, uint8_t *content)
+{
+	const struct lay *lay;
+
+	HASH_FIND(hh, s->lays, &blk, sizeof(blk), lay);
+	for (uint64_t mask = lay ? lay->mask : 0; mask; mask &= mask - 1) {
+		size_t off = (size_t)__builtin_ctzll(mask) * MEDIA_LINE_BYTES;
+
+		memcpy(content + off, lay->lines + off, MEDIA_LINE_BYTES);
+	}
+}
+
+/* ---------------------------------------------------------------- one group */
+
+static bool has_content(const struct copy_entry *entry)
+{
+	return entry->type != MEDIA_FREE && entry->type != MEDIA_UNWRITTEN;
+}
+
+static int run_check(struct verify *v, struct side *s, uint64_t first, uint64_t blk, uint32_t count)
+{
+	int err = side_read(s, media_off(blk), v->run, count * MEDIA_BLOCK_BYTES);
+
+	for (uint32_t i = 0; i < count && !err; i++) {
+		uint8_t *content = v->run + (size_t)i * MEDIA_BLOCK_BYTES;
+		struct copy_entry entry;
+
+		(void)entry_of(s, first, blk + i, &entry);
+		lines_lay(s, blk + i, content);
+		if (csum_crc32c(0, content, MEDIA_BLOCK_BYTES) != entry.csum)
+			differ(s, "block 0x%" PRIx64 ": content does not match its checksum", blk + i);
+	}
+	v->blks += count;
+	progress_add(v->progress, (uint64_t)count * MEDIA_BLOCK_BYTES);
+	return err;
+}
+
+static int content_check(struct verify *v, struct side *s, uint64_t first, uint64_t len)
+{
+	uint64_t blk = first + MEDIA_GROUP_META_BLKS;
+	int err = 0;
+
+	while (blk < first + len && !err) {
+		uint32_t count = 0;
+		struct copy_entry entry;
+
+		while (count < RUN_BLKS && blk + count < first + len && !entry_of(s, first, blk + count, &entry) &&
+		       has_content(&entry))
+			count++;
+		if (count)
+			err = run_check(v, s, first, blk, count);
+		blk += count ? count : 1;
+	}
+	return err;
+}
+
+static void table_compare(struct verify *v, struct side *s, uint64_t first, uint64_t len)
+{
+	struct side *ref = &v->sides[0];
+
+	for (uint64_t blk = first + MEDIA_GROUP_META_BLKS; blk < first + len; blk++) {
+		struct copy_entry a, b;
+
+		if (entry_of(s, first, blk, &b)) {
+			differ(s, "block 0x%" PRIx64 ": table entry is damaged", blk);
+			continue;
+		}
+		if (s == ref || s->head.seq != ref->head.seq || entry_of(ref, first, blk, &a))
+			continue;
+		if (a.type != b.type || a.csum != b.csum)
+			differ(s, "block 0x%" PRIx64 ": not the same as in copy %s", blk, ref->name);
+	}
+}
+
+static int group_check(struct verify *v, struct side *s, uint64_t group)
+{
+	uint64_t first = media_group_blk(&s->geom, group), len = media_group_len(&s->geom, group);
+	uint64_t common = media_group_len(&v->sides[0].geom, group);
+	int err = side_read(s, media_off(first + 1), s->table, MEDIA_TABLE_BLKS * MEDIA_BLOCK_BYTES);
+
+	if (err)
+		return err;
+	table_compare(v, s, first, len < common ? len : common);
+	return content_check(v, s, first, len);
+}
+
+/* ---------------------------------------------------------------- histories */
+
+static int history_check(struct verify *v, struct side *s)
+{
+	struct side *ref = &v->sides[0], *longer = s->head.seq > ref->head.seq ? s : ref;
+	const struct copy_point *shorter = longer == s ? &ref->head : &s->head;
+	struct copy_point at = longer->head;
+	bool known = shorter->seq == longer->head.seq;
+
+	if (!known && longer->link) {
+		int err = longer->link->ops->chain(longer->link, shorter->seq, &at);
+
+		if (err && err != -ERANGE)
+			return err;
+		known = err == 0;
+	} else if (!known) {
+		const struct copy_rec *rec = copy_find(longer->copy, shorter->seq);
+
+		known = rec || shorter->seq == copy_tail(longer->copy).seq;
+		at = rec ? rec->at : copy_tail(longer->copy);
+	}
+	if (known && (at.epoch != shorter->epoch || memcmp(&at.hash, &shorter->hash, sizeof(at.hash))))
+		differ(s, "different history at commit %" PRIu64, shorter->seq);
+	else if (s->head.seq != ref->head.seq)
+		differ(s, "at commit %" PRIu64 ", copy %s is at %" PRIu64, s->head.seq, ref->name, ref->head.seq);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- copies */
+
+static void side_missing(struct verify *v, const char *name, const char *why)
+{
+	printf("%s: %s\n", name, why);
+	v->missing++;
+}
+
+static void open_local(struct verify *v)
+{
+	struct side *s = &v->sides[v->count];
+	int err = pool_open(v->set, 0, POOL_RDONLY | POOL_NOWAIT_LOCK, &v->pool);
+
+	if (!err)
+		err = copy_open(&v->pool->pm, true, &s->copy);
+	if (err) {
+		side_missing(v, "local", err == -EBUSY ? "in use: unmount it first" : errmsg_get());
+		return;
+	}
+	s->name = "local";
+	s->head = copy_head(s->copy);
+	s->geom = *copy_geom(s->copy);
+	v->count++;
+}
+
+static int link_start(struct verify *v, unsigned i, struct repl_link **link)
+{
+	struct repl_cfg rc = {
+		.provider = v->cfg->provider,
+		.command = v->cfg->command,
+		.lanes = REPL_RESTORE_LANES,
+		.notice_ms = REPL_NOTICE_MS_DEFAULT,
+		.connect_ms = REPL_CONNECT_MS_DEFAULT,
+		.open_flags = CTL_OPEN_RDONLY,
+	};
+
+	if (!v->set->replicas[i].target)
+		return -EINVAL;
+	return (v->cfg->link_open ? v->cfg->link_open : repl_link_open)(&v->set->replicas[i], &rc, link);
+}
+
+/* Takes the link in as a side, or closes it. */
+static void link_take(struct verify *v, struct repl_link *link)
+{
+	struct side *s = &v->sides[v->count];
+	char why[320];
+
+	if (repl_link_wait(link)) {
+		snprintf(why, sizeof(why), "not reached: %s", link->err_text);
+	} else if (!link->peer.formatted || link->peer.page.state != MEDIA_CONSISTENT) {
+		snprintf(why, sizeof(why), "%s", link->peer.formatted ? "marked inconsistent" : "not formatted");
+	} else {
+		s->name = link->name;
+		s->link = link;
+		s->head = link->peer.head;
+		v->count++;
+		return;
+	}
+	side_missing(v, link->name, why);
+	link->ops->close(link);
+}
+
+static void open_links(struct verify *v)
+{
+	struct repl_link *links[POOLSET_REPLICAS_MAX] = { NULL };
+
+	for (unsigned i = 1; i < v->set->replica_count; i++) {
+		int err = link_start(v, i, &links[i]);
+
+		if (err) {
+			links[i] = NULL;
+			side_missing(v, v->set->replicas[i].name, strerror(-err));
+		}
+	}
+	for (unsigned i = 1; i < v->set->replica_count; i++) {
+		if (links[i])
+			link_take(v, links[i]);
+	}
+}
+
+/* Geometry and ring of a side. */
+static int side_load(struct side *s)
+{
+	struct media_sb_omf sb;
+	int err;
+
+	s->table = calloc(MEDIA_TABLE_BLKS, MEDIA_BLOCK_BYTES);
+	if (!s->table)
+		return -ENOMEM;
+	if (s->link) {
+		err = side_read(s, media_off(MEDIA_SB_A_BLK), &sb, sizeof(sb));
+		if (!err && copy_sb_check(&sb, s->link->peer.pool_size, &s->geom))
+			err = side_read(s, media_off(MEDIA_SB_B_BLK), &sb, sizeof(sb));
+		if (!err)
+			err = copy_sb_check(&sb, s->link->peer.pool_size, &s->geom);
+		if (err)
+			return err;
+	}
+	return ring_load(s);
+}
+
+static void side_close(struct side *s)
+{
+	struct lay *lay, *next;
+
+	HASH_ITER(hh, s->lays, lay, next) {
+		HASH_DEL(s->lays, lay);
+		free(lay);
+	}
+	free(s->table);
+	copy_close(s->copy);
+	if (s->link)
+		s->link->ops->close(s->link);
+}
+
+/* ---------------------------------------------------------------- all of it */
+
+static int side_check(struct verify *v, struct side *s)
+{
+	int err = s == &v->sides[0] ? 0 : history_check(v, s);
+
+	if (!err && s != &v->sides[0] && s->geom.group0_blk != v->sides[0].geom.group0_blk)
+		differ(s, "not the same geometry as copy %s", v->sides[0].name);
+	for (uint64_t group = 0; group < s->geom.group_count && !err; group++) {
+		if (group >= v->sides[0].geom.group_count)
+			break;
+		if (s != &v->sides[0])
+			err = side_read(&v->sides[0], media_off(media_group_blk(&s->geom, group) + 1), v->sides[0].table,
+					MEDIA_TABLE_BLKS * MEDIA_BLOCK_BYTES);
+		if (!err)
+			err = group_check(v, s, group);
+	}
+	return err;
+}
+
+static enum restore_exit check_all(struct verify *v)
+{
+	bool same = v->missing == 0;
+	uint64_t used = 0;
+
+	for (unsigned i = 0; i < v->count; i++)
+		used += v->sides[i].copy ? copy_used_blks(v->sides[i].copy) : v->sides[i].link->peer.used_blks;
+	v->progress = progress_new("verify", used * MEDIA_BLOCK_BYTES, v->cfg->quiet);
+	for (unsigned i = 0; i < v->count; i++) {
+		struct side *s = &v->sides[i];
+		int err = side_load(s);
+
+		if (!err)
+			err = side_check(v, s);
+		if (err)
+			differ(s, "cannot be read: %s: %s", errmsg_get(), strerror(-err));
+		if (s->differences)
+			printf("%s: %" PRIu64 " differences\n", s->name, s->differences);
+		same &= s->differences == 0;
+	}
+	progress_end(v->progress, same);
+	if (same)
+		printf("%u copies are the same: commit %" PRIu64 ", %" PRIu64 " blocks checked\n", v->count,
+		       v->sides[0].head.seq, v->blks);
+	return same ? RESTORE_DONE : RESTORE_FAILED;
+}
+
+enum restore_exit verify_run(const struct restore_cfg *cfg)
+{
+	struct verify v = { .cfg = cfg };
+	enum restore_exit result = RESTORE_FAILED;
+
+	if (poolset_read(cfg->set_path, &v.set))
+		return RESTORE_FAILED;
+	errmsg_clear();
+	v.run = calloc(RUN_BLKS, MEDIA_BLOCK_BYTES);
+	if (v.run) {
+		open_local(&v);
+		open_links(&v);
+		if (v.count)
+			result = check_all(&v);
+	}
+	for (unsigned i = 0; i < v.count; i++)
+		side_close(&v.sides[i]);
+	pool_close(v.pool);
+	free(v.run);
+	poolset_free(v.set);
+	errmsg_clear(); /* everything was told on stdout */
+	return result;
+}
