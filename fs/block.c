@@ -17,6 +17,7 @@ int blocks_init(struct fs *fs)
 {
 	TAILQ_INIT(&fs->dirty);
 	TAILQ_INIT(&fs->clean);
+	TAILQ_INIT(&fs->fresh_order);
 	fs->running.bytes = RECORD_HEAD_BYTES;
 	return 0;
 }
@@ -28,10 +29,8 @@ void blocks_fini(struct fs *fs)
 
 	HASH_ITER(hh, fs->shadows, s, snext)
 		shadow_delete(fs, s);
-	HASH_ITER(hh, fs->fresh, f, fnext) {
-		HASH_DEL(fs->fresh, f);
-		free(f);
-	}
+	HASH_ITER(hh, fs->fresh, f, fnext)
+		fresh_delete(fs, f);
 	vec_free(&fs->running.fresh);
 	vec_free(&fs->running.freed);
 	vec_free(&fs->flying.fresh);
@@ -100,6 +99,25 @@ void shadow_unmark(struct fs *fs, struct shadow *s, uint64_t lines)
 	}
 }
 
+void fresh_delete(struct fs *fs, struct fresh *f)
+{
+	TAILQ_REMOVE(&fs->fresh_order, f, list);
+	HASH_DEL(fs->fresh, f);
+	free(f);
+}
+
+/* The clean list is ordered by lines_seq but for shadows that were read for a change that did not come (0): those go first. */
+void blocks_checkpointed(struct fs *fs, uint64_t tail)
+{
+	struct shadow *s;
+	struct fresh *f;
+
+	while ((s = TAILQ_FIRST(&fs->clean)) != NULL && s->lines_seq <= tail)
+		shadow_delete(fs, s);
+	while ((f = TAILQ_FIRST(&fs->fresh_order)) != NULL && f->seq <= tail)
+		fresh_delete(fs, f);
+}
+
 /* ---------------------------------------------------------------- reading */
 
 static int damaged_pointer(uint64_t blk)
@@ -148,7 +166,7 @@ int block_get_data(struct fs *fs, uint64_t blk, const void **content)
 	if (!media_blk_valid(&fs->geom, blk))
 		return damaged_pointer(blk);
 	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
-	if (!f)
+	if (!f || shadow_find(fs, blk)) /* a shadow has lines on top of it */
 		return block_get(fs, blk, MEDIA_DATA, content);
 	*content = pm_ptr(fs->pm, media_off(blk));
 	if (csum_crc32c(0, *content, MEDIA_BLOCK_BYTES) != f->csum)
@@ -162,7 +180,7 @@ bool block_is_fresh(struct fs *fs, uint64_t blk)
 	struct fresh *f;
 
 	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
-	return f != NULL;
+	return f != NULL && f->seq > fs->settled;
 }
 
 const void *block_content(const struct shadow *shadow)
@@ -184,7 +202,7 @@ int block_edit(struct fs *fs, uint64_t blk, uint32_t type, struct shadow **shado
 	int err;
 
 	assert(fs->op.open);
-	err = block_get(fs, blk, type, &content);
+	err = type == MEDIA_DATA ? block_get_data(fs, blk, &content) : block_get(fs, blk, type, &content);
 	if (err)
 		return err;
 	s = shadow_find(fs, blk);
@@ -276,7 +294,8 @@ int block_link_data(struct fs *fs, uint64_t blk, uint32_t csum, bool pushed)
 	struct fresh *f;
 
 	assert(fs->op.open);
-	assert(!block_is_fresh(fs, blk));
+	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
+	assert(!f);
 	if (vec_reserve(&fs->running.fresh, 1) || vec_reserve(&fs->op.fresh_data, 1))
 		return -ENOMEM;
 	f = malloc(sizeof(*f));
@@ -287,6 +306,7 @@ int block_link_data(struct fs *fs, uint64_t blk, uint32_t csum, bool pushed)
 	*f = (struct fresh){ .blk = blk, .seq = fs->running.seq, .csum = csum, .pushed = pushed,
 			    .idx = fs->running.fresh.n };
 	HASH_ADD(hh, fs->fresh, blk, sizeof(f->blk), f);
+	TAILQ_INSERT_TAIL(&fs->fresh_order, f, list);
 	(void)vec_push(&fs->running.fresh, f);
 	(void)vec_push(&fs->op.fresh_data, blk);
 	fs->running.bytes += LINK_BYTES;
@@ -303,8 +323,7 @@ void block_unlink_fresh_data(struct fs *fs, uint64_t blk)
 	last->idx = f->idx;
 	fs->running.fresh.v[f->idx] = last;
 	fs->running.bytes -= LINK_BYTES;
-	HASH_DEL(fs->fresh, f);
-	free(f);
+	fresh_delete(fs, f);
 }
 
 int block_free(struct fs *fs, uint64_t blk)
@@ -341,6 +360,8 @@ int block_free_now(struct fs *fs, uint64_t blk)
 		alloc_undo(fs, blk);
 		return 0;
 	}
+	if (f)
+		fresh_delete(fs, f);
 	if (s) {
 		lines_seq = s->lines_seq;
 		shadow_unmark(fs, s, ~0ull);

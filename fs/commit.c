@@ -13,8 +13,8 @@
 #include "log.h"
 
 #define CHECKPOINT_STEP_BYTES (256u << 10)
-#define CHECKPOINT_START_SHARE 4u /* checkpointing starts when 1/this of the ring is used ... */
-#define CHECKPOINT_LOAD_SHARE 2u  /* ... and goes on under load beyond 1/this */
+#define CHECKPOINT_START_SHARE 8u /* checkpointing starts when 1/this of the ring is used ... */
+#define CHECKPOINT_LOAD_SHARE 4u  /* ... and goes on under load beyond 1/this */
 
 int commit_init(struct fs *fs)
 {
@@ -42,7 +42,6 @@ void fs_fail(struct fs *fs, int err)
 		return;
 	fs->failed = err;
 	log_error("pool: no change is taken any more: %s: %s", errmsg_get(), strerror(-err));
-	fs->acked = fs->settled = 0;
 	while (fs->waiters) {
 		struct fs_waiter *waiter = fs->waiters;
 
@@ -146,6 +145,7 @@ static void commit_launch(struct fs *fs)
 	struct commit empty = fs->flying;
 
 	fs->flying = fs->running;
+	fs->flying.fresh.n = 0;
 	fs->running = empty;
 	fs->running.seq = fs->flying.seq + 1;
 	fs->running.bytes = sizeof(struct redo_hdr_omf) + MEDIA_LINE_BYTES;
@@ -236,14 +236,6 @@ static void commit_settle(struct fs *fs)
 {
 	struct commit *c = &fs->flying;
 
-	for (size_t i = 0; i < c->fresh.n; i++) {
-		struct fresh *f = c->fresh.v[i];
-
-		copy_entry_settle(fs->copy, f->blk,
-				  &(struct copy_entry){ .seq = c->seq, .type = MEDIA_DATA, .csum = f->csum });
-		HASH_DEL(fs->fresh, f);
-		free(f);
-	}
 	for (size_t i = 0; i < c->freed.n; i++) {
 		int err = alloc_pend(fs, c->freed.v[i].blk, c->seq, c->freed.v[i].lines_seq);
 
@@ -251,7 +243,7 @@ static void commit_settle(struct fs *fs)
 			log_error("block %#llx: leaked until the next mount: %s", (unsigned long long)c->freed.v[i].blk,
 				  strerror(-err));
 	}
-	c->fresh.n = c->freed.n = 0;
+	c->freed.n = 0;
 	fs->settled = c->seq;
 	c->seq = 0;
 	space_settle(fs);
@@ -260,16 +252,6 @@ static void commit_settle(struct fs *fs)
 uint64_t commit_limit(const struct fs *fs)
 {
 	return repl_min(fs, fs->cfg.repl ? fs->cfg.repl->min_acked : NULL, fs->settled);
-}
-
-/* Shadows whose lines are all in place now. The clean list is ordered by lines_seq but for shadows that were read for a change
- * that did not come (0): those go first. */
-static void shadows_drop(struct fs *fs, uint64_t tail)
-{
-	struct shadow *s;
-
-	while ((s = TAILQ_FIRST(&fs->clean)) != NULL && s->lines_seq <= tail)
-		shadow_delete(fs, s);
 }
 
 int commit_checkpoint(struct fs *fs, uint64_t bytes)
@@ -287,7 +269,7 @@ int commit_checkpoint(struct fs *fs, uint64_t bytes)
 		return -EIO;
 	}
 	tail = copy_tail(fs->copy).seq;
-	shadows_drop(fs, tail);
+	blocks_checkpointed(fs, tail);
 	if (fs->cfg.repl)
 		fs->cfg.repl->checkpointed(fs->cfg.repl_ctx, tail);
 	space_settle(fs);

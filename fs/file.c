@@ -508,7 +508,8 @@ static int stage(struct fs *fs, struct vinode *v, enum alloc_class class, uint64
 /* Links the stream first when a write of that many blocks would make its share of the ring too large. */
 static int share_keep(struct fs *fs, struct vinode *v, uint64_t blks)
 {
-	uint64_t more = blks * STAGED_RECORD_BYTES + (blks / FS_NODE_PTRS + 2) * NODE_RECORD_BYTES;
+	uint64_t nodes = (blks / FS_NODE_PTRS + 2) * FS_HEIGHT_MAX;
+	uint64_t more = blks * STAGED_RECORD_BYTES + nodes * NODE_RECORD_BYTES;
 
 	if (!v->dirty || v->record_bytes + more <= fs->geom.ring_bytes / STREAM_RING_SHARE)
 		return 0;

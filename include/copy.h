@@ -92,8 +92,6 @@ int copy_checkpoint(struct copy *copy, uint64_t upto, uint64_t bytes_max);
 
 /* Table entry of a block, as in place now (records in the ring not counted). -EBADMSG: its check is wrong. */
 int copy_entry_get(const struct copy *copy, uint64_t blk, struct copy_entry *entry);
-/* Stores an entry without flushing, ahead of the checkpoint that will: only for records every copy has durable. */
-void copy_entry_settle(struct copy *copy, uint64_t blk, const struct copy_entry *entry);
 /* Group summary; -EBADMSG as above. */
 int copy_summary_get(const struct copy *copy, uint64_t group, uint64_t *seq, uint32_t *used);
 

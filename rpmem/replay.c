@@ -79,12 +79,6 @@ static void entry_store(struct copy *copy, uint64_t blk, const struct copy_entry
 	pm_write(copy->pm, media_entry_off(&copy->geom, blk), &omf, sizeof(omf));
 }
 
-void copy_entry_settle(struct copy *copy, uint64_t blk, const struct copy_entry *entry)
-{
-	assert(entry->seq <= copy->head.seq);
-	entry_store(copy, blk, entry);
-}
-
 void copy_entry_put(struct copy *copy, uint64_t blk, const struct copy_entry *entry)
 {
 	assert(copy->page.state == MEDIA_INCONSISTENT);
