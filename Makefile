@@ -41,13 +41,13 @@ LIBS = $(PKG_LIBS) -ldl -lm
 COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/pool rpmem/pool_map rpmem/pool_part rpmem/pmem rpmem/persist \
           rpmem/redo rpmem/replay rpmem/copy rpmem/copy_open rpmem/copy_omf rpmem/codec rpmem/codec_lane rpmem/fabric rpmem/fabric_ep rpmem/fabric_io
 # The initiator.
-RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/lane rpmem/lane_post rpmem/link
+RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/lane rpmem/lane_post rpmem/link rpmem/link_ops
 # The target.
 RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/served rpmemd/server rpmemd/lanes rpmemd/takeover
 # The file system core and its front ends.
 FSCORE := fs/block fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/rename fs/attr fs/file fs/orphan fs/fs \
           fs/fsck fs/fsck_inodes fs/fsck_dir
-FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/replication_mkfs fs/restore fs/restore_copy fs/progress fs/verify fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_mount fs/cmd_restore
+FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/replication_mkfs fs/restore fs/restore_copy fs/progress fs/verify fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_fsck fs/cmd_mount fs/cmd_restore
 
 # Criterion suites: tests/<name>.c
 SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolset common/test_poolhdr common/test_pool common/test_persist \

@@ -1,4 +1,4 @@
-/* A link to a replica: struct repl_link over a session.
+/* A link to a replica: struct repl_link over a session; its life. rpmem/link_ops.c holds what is asked of it.
  *
  *   repl_link_open:  copies, starts the connector thread                  CONNECTING
  *   connector:       session_open, result into struct link, eventfd, exit
@@ -8,16 +8,11 @@
  * Until `finished` is set the connector owns session, err and text; afterwards the owner does. There is no lock. DOWN cuts the
  * lanes at once, so that memory of unfinished operations is the caller's again; the control channel goes with close.
  *
- * Pushes, commits and checkpoints use lane 0: order across lanes does not exist. Reads and writes of a copy that is being
- * overwritten go round all lanes.
- *
  * What an owner sleeps on: lane 0's completion queue, and one epoll set with everything else: event queues, other
  * lanes, control channel, and a timer that fires when heartbeats are due. */
 #include "repl.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -29,38 +24,14 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 #include "errmsg.h"
+#include "link_impl.h"
 #include "poolhdr.h"
-#include "session.h"
 
 #define TICKS_PER_NOTICE 8u     /* looks at the control channel and at idle lanes within notice_ms */
 #define TICK_MS_MAX 100u
 #define TICK_MS_MIN 5u
 #define SPINS_PER_SLEEP 2000u   /* spin: yields without progress before sleeping: the peer is not answering back to back */
 #define CONNECT_STEP_MS 100
-
-struct link {
-	struct repl_link pub;        /* first: ops cast it back */
-	struct session_cfg cfg;
-	char *set_name, *provider, *command;
-	uint32_t connect_ms;
-	bool spin;
-	pthread_t connector;
-	bool joined;
-	bool cancel, finished;       /* atomic */
-	struct session *session;     /* NULL: not UP */
-	int connect_err;
-	char connect_text[sizeof(((struct repl_link *)0)->err_text)];
-	int event_fd, rest_fd, timer_fd, cq_fd;
-	uint64_t tick_ns, next_tick_ns;
-	bool slept;                  /* the owner may have slept: look at the rest */
-	unsigned turn;               /* lane of the next read or write */
-	unsigned idle_polls;
-};
-
-static struct link *link_of(struct repl_link *pub)
-{
-	return (struct link *)pub;
-}
 
 /* ---------------------------------------------------------------- connecting */
 static void *connector_main(void *arg)
@@ -92,7 +63,7 @@ static enum repl_state link_down(struct link *link, int err, const char *text)
 	return REPL_DOWN;
 }
 
-static enum repl_state link_failed(struct link *link, int err)
+enum repl_state link_failed(struct link *link, int err)
 {
 	return link_down(link, err, *errmsg_get() ? errmsg_get() : strerror(-err));
 }
@@ -204,7 +175,7 @@ static bool rest_has_events(const struct link *link)
 static enum repl_state link_poll(struct repl_link *pub)
 {
 	struct link *link = link_of(pub);
-	struct session *session = link->session;
+	struct session *session;
 	uint64_t now;
 	int err = 0;
 
@@ -212,6 +183,7 @@ static enum repl_state link_poll(struct repl_link *pub)
 		return link_takeover(link);
 	if (pub->state == REPL_DOWN)
 		return REPL_DOWN;
+	session = link->session;
 	for (unsigned i = 0; i < session->lane_count && !err; i++)
 		err = lane_poll(session->lanes[i]);
 	news_take(link);
@@ -252,8 +224,7 @@ static bool link_may_block(struct repl_link *pub)
 	return true;
 }
 
-/* One poll, and when it brought nothing a rest: the way of waiting of every call that blocks. 0, or link->err. */
-static int link_rest(struct link *link, bool progress)
+int link_rest(struct link *link, bool progress)
 {
 	struct repl_link *pub = &link->pub;
 	struct pollfd fds[2] = { { .events = POLLIN }, { .events = POLLIN } };
@@ -291,240 +262,6 @@ int repl_link_wait(struct repl_link *pub)
 		poll(&fd, 1, CONNECT_STEP_MS);
 	}
 	return state == REPL_UP ? 0 : pub->err;
-}
-
-/* ---------------------------------------------------------------- lanes */
-static int link_ready(const struct repl_link *pub)
-{
-	if (pub->state == REPL_UP)
-		return 0;
-	return errmsg_set(pub->state == REPL_DOWN && pub->err ? pub->err : -ENOTCONN, "%s: %s", pub->target,
-			  pub->state == REPL_DOWN ? "is down" : "is not connected yet");
-}
-
-/* A lane with room for one more operation, waiting for it if need be. */
-static int lane_ready(struct link *link, unsigned index, struct lane **out)
-{
-	int err = link_ready(&link->pub);
-
-	if (!err && index >= link->session->lane_count)
-		return errmsg_set(-EOPNOTSUPP, "the session was opened without lanes");
-	while (!err && lane_full(link->session->lanes[index]))
-		err = link_rest(link, false);
-	if (!err)
-		*out = link->session->lanes[index];
-	return err;
-}
-
-/* Ranges lie in the pool, without overflow. */
-static int ranges_check(const struct repl_link *pub, const struct repl_range *ranges, unsigned count, bool need_src)
-{
-	for (unsigned i = 0; i < count; i++) {
-		if (ranges[i].off > pub->peer.pool_size || ranges[i].len > pub->peer.pool_size - ranges[i].off)
-			return errmsg_set(-EINVAL, "range 0x%" PRIx64 "+0x%x is outside the pool", ranges[i].off,
-					  ranges[i].len);
-		if (need_src && !ranges[i].src)
-			return errmsg_set(-EINVAL, "range 0x%" PRIx64 " has no source", ranges[i].off);
-	}
-	return 0;
-}
-
-/* What a queueing call returned: an error other than memory means that the lane is dead. */
-static int queued(struct link *link, int err)
-{
-	if (err && err != -ENOMEM)
-		link_failed(link, err);
-	return err;
-}
-
-static int link_push(struct repl_link *pub, const struct repl_range *ranges, unsigned count)
-{
-	struct link *link = link_of(pub);
-	struct lane *lane;
-	int err = lane_ready(link, 0, &lane);
-
-	if (!err && !pub->peer.rma)
-		err = errmsg_set(-EOPNOTSUPP, "%s: no one-sided writes", pub->target);
-	if (!err)
-		err = ranges_check(pub, ranges, count, true);
-	return err ? err : queued(link, lane_push(lane, ranges, count));
-}
-
-static int link_commit(struct repl_link *pub, const struct repl_commit *commit)
-{
-	struct link *link = link_of(pub);
-	struct lane *lane;
-	int err = lane_ready(link, 0, &lane);
-
-	if (!err && (!commit->rec_len || commit->rec_len > LANE_RECORD_BYTES_MAX))
-		err = errmsg_set(-EINVAL, "a record of %u bytes", commit->rec_len);
-	if (!err)
-		err = ranges_check(pub, commit->ranges, commit->range_count, false);
-	if (!err)
-		err = queued(link, lane_commit(lane, commit));
-	if (!err)
-		pub->count.commits++;
-	return err;
-}
-
-static int link_checkpoint(struct repl_link *pub, uint64_t upto)
-{
-	struct link *link = link_of(pub);
-	struct lane *lane;
-	int err = lane_ready(link, 0, &lane);
-
-	return err ? err : queued(link, lane_checkpoint(lane, upto));
-}
-
-static unsigned turn_next(struct link *link)
-{
-	return link->session && link->session->lane_count ? link->turn++ % link->session->lane_count : 0;
-}
-
-static int link_read(struct repl_link *pub, uint64_t off, void *dst, uint32_t len)
-{
-	struct link *link = link_of(pub);
-	struct repl_range range = { off, len, NULL };
-	struct lane *lane;
-	int err = lane_ready(link, turn_next(link), &lane);
-
-	if (!err)
-		err = ranges_check(pub, &range, 1, false);
-	return err ? err : queued(link, lane_read(lane, off, dst, len));
-}
-
-static int link_write(struct repl_link *pub, const struct repl_range *ranges, unsigned count)
-{
-	struct link *link = link_of(pub);
-	struct lane *lane;
-	int err = lane_ready(link, turn_next(link), &lane);
-
-	if (!err)
-		err = ranges_check(pub, ranges, count, true);
-	return err ? err : queued(link, lane_write(lane, ranges, count, false));
-}
-
-static bool lanes_busy(const struct session *session)
-{
-	for (unsigned i = 0; i < session->lane_count; i++)
-		if (lane_busy(session->lanes[i]))
-			return true;
-	return false;
-}
-
-static int link_settle(struct repl_link *pub)
-{
-	struct link *link = link_of(pub);
-	uint64_t trips = 0;
-	int err = link_ready(pub);
-
-	while (!err && lanes_busy(link->session)) {
-		err = link_rest(link, trips != pub->count.round_trips);
-		trips = pub->count.round_trips;
-	}
-	for (unsigned i = 0; !err && i < link->session->lane_count; i++)
-		err = lane_settled(link->session->lanes[i]);
-	return err;
-}
-
-/* ---------------------------------------------------------------- control requests */
-static struct deadline link_deadline(const struct link *link)
-{
-	return deadline_in(link->cfg.notice_ms, NULL);
-}
-
-/* A refused request leaves the link UP; a channel that failed or fell out of step does not. */
-static int control(struct link *link, const struct ctl_msg *msg, struct ctl_msg *answer)
-{
-	struct deadline deadline = link_deadline(link);
-	int err = link_ready(&link->pub);
-
-	if (err)
-		return err;
-	err = channel_request(link->session->channel, msg, answer, &deadline);
-	if (err && answer->type != CTL_ERROR)
-		link_failed(link, err);
-	return err;
-}
-
-static int link_chain(struct repl_link *pub, uint64_t seq, struct copy_point *point)
-{
-	struct ctl_msg msg = { .type = CTL_CHAIN, .u.chain = { seq } }, answer = { 0 };
-	int err = control(link_of(pub), &msg, &answer);
-
-	if (!err)
-		session_point_get(&answer.u.point, point);
-	return err;
-}
-
-static int link_format(struct repl_link *pub, const struct copy_format *fmt)
-{
-	struct ctl_msg msg = { .type = CTL_FORMAT }, answer = { 0 };
-	struct ctl_format *format = &msg.u.format;
-
-	memcpy(format->content_uuid, fmt->content_uuid, sizeof(format->content_uuid));
-	format->hash_seed = fmt->hash_seed;
-	format->created_ns = fmt->created_ns;
-	format->ring_bytes = fmt->ring_bytes;
-	session_page_put(&fmt->page, &format->page);
-	return control(link_of(pub), &msg, &answer);
-}
-
-static int link_fence(struct repl_link *pub, uint64_t expected, uint64_t epoch, const uint8_t id[16])
-{
-	struct ctl_msg msg = { .type = CTL_FENCE, .u.fence = { expected, epoch, { 0 } } }, answer = { 0 };
-
-	memcpy(msg.u.fence.id, id, sizeof(msg.u.fence.id));
-	return control(link_of(pub), &msg, &answer);
-}
-
-static int link_page(struct repl_link *pub, const struct copy_page *page)
-{
-	struct ctl_msg msg = { .type = CTL_PAGE }, answer = { 0 };
-	int err;
-
-	session_page_put(page, &msg.u.page);
-	err = control(link_of(pub), &msg, &answer);
-	if (!err)
-		pub->peer.page = *page;
-	return err;
-}
-
-static int link_checkpoint_all(struct repl_link *pub)
-{
-	struct ctl_msg msg = { .type = CTL_CHECKPOINT, .u.checkpoint = { UINT64_MAX } }, answer = { 0 };
-
-	return control(link_of(pub), &msg, &answer);
-}
-
-static int link_reset(struct repl_link *pub, const struct copy_point *at, uint64_t used_blks)
-{
-	struct ctl_msg msg = { .type = CTL_RESET }, answer = { 0 };
-
-	msg.u.reset.at.seq = at->seq;
-	msg.u.reset.at.epoch = at->epoch;
-	memcpy(msg.u.reset.at.hash, at->hash.b, sizeof(msg.u.reset.at.hash));
-	msg.u.reset.used_blks = used_blks;
-	return control(link_of(pub), &msg, &answer);
-}
-
-static int link_refresh(struct repl_link *pub)
-{
-	struct link *link = link_of(pub);
-	struct deadline deadline = link_deadline(link);
-	int err = link_ready(pub);
-
-	if (err)
-		return err;
-	err = session_status(link->session, &deadline);
-	if (err) {
-		link_failed(link, err);
-		return err;
-	}
-	pub->peer = link->session->peer;
-	pub->acked = pub->peer.head.seq;
-	pub->tail_seq = pub->peer.tail.seq;
-	return 0;
 }
 
 /* ---------------------------------------------------------------- opening and closing */
