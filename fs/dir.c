@@ -7,8 +7,8 @@
  * entries that stay keep theirs whatever comes and goes around them.
  *
  * There are no links between leaves: a walk forward goes down again with the least key behind the leaf it has read. So
- * each step of a walk moves forward or stops, in a damaged tree too. A leaf is freed with its last entry and a node with its
- * last child; a root with one child gives way to it. Separators stay when the entry they came from goes. */
+ * each step of a walk moves forward or stops, in a damaged tree too. A leaf is freed with its last entry and a node
+ * with its last child; a root with one child gives way to it. Separators stay when the entry they came from goes. */
 #include "dir_impl.h"
 
 #include <assert.h>
@@ -30,8 +30,8 @@ struct dir_path {
 	uint64_t blk[FS_DIR_HEIGHT_MAX + 1]; /* by level: 0 is the leaf */
 	unsigned idx[FS_DIR_HEIGHT_MAX + 1]; /* by level, of nodes: slot taken */
 	uint32_t height;
-	struct dir_range range;              /* of the leaf */
-	const struct fs_dir_leaf_omf *leaf;  /* checked; until the next change */
+	struct dir_range range;             /* of the leaf */
+	const struct fs_dir_leaf_omf *leaf; /* checked; until the next change */
 };
 
 static int dir_damaged(uint64_t dir_ino, const char *why)
@@ -40,7 +40,8 @@ static int dir_damaged(uint64_t dir_ino, const char *why)
 }
 
 /* The directory has a root. */
-static int path_find(struct fs *fs, uint64_t dir_ino, const struct fs_inode_omf *dir, uint64_t key, struct dir_path *path)
+static int path_find(
+	struct fs *fs, uint64_t dir_ino, const struct fs_inode_omf *dir, uint64_t key, struct dir_path *path)
 {
 	uint64_t blk = le64_get(dir->root);
 	uint32_t level;
@@ -74,53 +75,51 @@ static int path_find(struct fs *fs, uint64_t dir_ino, const struct fs_inode_omf 
 struct name_search {
 	const char *name;
 	size_t len;
-	uint64_t base;                   /* key with ordinal 0 */
+	uint64_t base;                    /* key with ordinal 0 */
 	uint64_t ordinals[ORDINAL_WORDS]; /* taken */
 	const struct fs_dirent_omf *found;
-	uint64_t found_blk;
+	struct dir_path path; /* of the leaf read last */
 };
 
-static void search_leaf(struct name_search *s, const struct dir_path *path)
+static void search_leaf(struct name_search *s)
 {
+	const struct fs_dir_leaf_omf *leaf = s->path.leaf;
 	unsigned slot;
 
-	for (slot = dir_leaf_next(path->leaf, 0); slot < FS_DIR_SLOTS; slot = dir_leaf_next(path->leaf, slot + 1)) {
-		const struct fs_dirent_omf *entry = dir_leaf_entry(path->leaf, slot);
+	for (slot = dir_leaf_next(leaf, 0); slot < FS_DIR_SLOTS; slot = dir_leaf_next(leaf, slot + 1)) {
+		const struct fs_dirent_omf *entry = dir_leaf_entry(leaf, slot);
 		uint64_t ordinal = le64_get(entry->key) - s->base;
 
 		if (ordinal >= FS_KEY_SAME)
 			continue;
 		s->ordinals[ordinal / 64] |= 1ull << ordinal % 64;
-		if (entry->name_len == s->len && !memcmp(entry->name, s->name, s->len)) {
+		if (entry->name_len == s->len && !memcmp(entry->name, s->name, s->len))
 			s->found = entry;
-			s->found_blk = path->blk[0];
-		}
 	}
 }
 
 /* Walks the leaves that can hold the name's hash until the name is found: nearly always one. */
 static int search_run(struct fs *fs, uint64_t dir_ino, const struct fs_inode_omf *dir, const char *name, size_t len,
-		      struct name_search *s)
+	struct name_search *s)
 {
 	uint64_t key = dir_name_key(fs, name, len);
-	struct dir_path path;
 	int err;
 
 	*s = (struct name_search){ .name = name, .len = len, .base = key };
 	if (!le64_get(dir->root))
 		return 0;
 	do {
-		err = path_find(fs, dir_ino, dir, key, &path);
+		err = path_find(fs, dir_ino, dir, key, &s->path);
 		if (err)
 			return err;
-		search_leaf(s, &path);
-		key = path.range.hi;
+		search_leaf(s);
+		key = s->path.range.hi;
 	} while (!s->found && key < s->base + FS_KEY_SAME && key < DIR_KEY_END);
 	return 0;
 }
 
 int dir_lookup(struct fs *fs, uint64_t dir_ino, const struct fs_inode_omf *dir, const char *name, size_t len,
-	       struct dir_entry *entry)
+	struct dir_entry *entry)
 {
 	struct name_search s;
 	int err;
@@ -130,7 +129,7 @@ int dir_lookup(struct fs *fs, uint64_t dir_ino, const struct fs_inode_omf *dir, 
 	err = search_run(fs, dir_ino, dir, name, len, &s);
 	if (err)
 		return err;
-	return s.found ? dir_entry_out(s.found, s.found_blk, entry) : -ENOENT;
+	return s.found ? dir_entry_out(s.found, s.path.blk[0], entry) : -ENOENT;
 }
 
 /* ---------------------------------------------------------------- insert */
@@ -156,8 +155,8 @@ static int ordinal_take(const struct name_search *s, uint64_t *ordinal)
 }
 
 /* Hands a new right neighbour of the leaf up the path: nodes that are full split in turn, the root under a new one. */
-static int path_add(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *dir, const struct dir_path *path, uint64_t key,
-		    uint64_t child)
+static int path_add(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *dir, const struct dir_path *path,
+	uint64_t key, uint64_t child)
 {
 	uint64_t blk, split, split_key;
 	uint32_t level;
@@ -182,7 +181,7 @@ static int path_add(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *dir, c
 
 /* Halves the leaf; the entry goes where its key belongs, and fits there. */
 static int insert_split(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *dir, const struct dir_path *path,
-			const struct dir_entry *entry)
+	const struct dir_entry *entry)
 {
 	uint64_t right, key;
 	int err = dir_leaf_split(fs, path->blk[0], dir_ino, &right, &key);
@@ -195,9 +194,10 @@ static int insert_split(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *di
 	return err;
 }
 
-static int insert_entry(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *dir, const struct dir_entry *entry)
+/* path: of the leaf that the search for the name ended in, nearly always the one the entry belongs to. */
+static int insert_entry(
+	struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *dir, struct dir_path *path, const struct dir_entry *entry)
 {
-	struct dir_path path;
 	uint64_t blk;
 	int err;
 
@@ -209,15 +209,17 @@ static int insert_entry(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *di
 		dir->height = le32_put(0);
 		return dir_leaf_insert(fs, blk, entry);
 	}
-	err = path_find(fs, dir_ino, dir, entry->key, &path);
-	if (err)
-		return err;
-	err = dir_leaf_insert(fs, path.blk[0], entry);
-	return err == -EOVERFLOW ? insert_split(fs, dir_ino, dir, &path, entry) : err;
+	if (entry->key < path->range.lo || entry->key >= path->range.hi) {
+		err = path_find(fs, dir_ino, dir, entry->key, path);
+		if (err)
+			return err;
+	}
+	err = dir_leaf_insert(fs, path->blk[0], entry);
+	return err == -EOVERFLOW ? insert_split(fs, dir_ino, dir, path, entry) : err;
 }
 
 int dir_insert(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *dir, const char *name, size_t len, uint64_t ino,
-	       uint32_t gen, uint8_t type)
+	uint32_t gen, uint8_t type)
 {
 	struct dir_entry entry = { .ino = ino, .gen = gen, .type = type, .name_len = len };
 	struct fs_inode_omf after = *dir;
@@ -237,7 +239,7 @@ int dir_insert(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *dir, const 
 	if (err)
 		return err;
 	entry.key = s.base + ordinal;
-	err = insert_entry(fs, dir_ino, &after, &entry);
+	err = insert_entry(fs, dir_ino, &after, &s.path, &entry);
 	if (err)
 		return err;
 	entries_set(&after, le64_get(dir->entries) + 1);
@@ -249,7 +251,7 @@ int dir_insert(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *dir, const 
 
 /* The leaf and slot of an entry that was looked up before; the name must still be there under its key. */
 static int entry_find(struct fs *fs, uint64_t dir_ino, const struct fs_inode_omf *dir, const struct dir_entry *entry,
-		      struct dir_path *path, unsigned *slot)
+	struct dir_path *path, unsigned *slot)
 {
 	const struct fs_dirent_omf *omf;
 	int err;
@@ -333,7 +335,7 @@ int dir_remove(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *dir, const 
 }
 
 int dir_replace(struct fs *fs, uint64_t dir_ino, struct fs_inode_omf *dir, const struct dir_entry *entry, uint64_t ino,
-		uint32_t gen, uint8_t type)
+	uint32_t gen, uint8_t type)
 {
 	struct dir_path path;
 	unsigned slot = 0;

@@ -20,8 +20,8 @@ uint64_t dir_name_key(struct fs *fs, const char *name, size_t len);
 /* NULL when sound, else what is wrong. */
 const char *dir_leaf_check(const struct fs_dir_leaf_omf *leaf, uint64_t dir_ino, struct dir_range range);
 /* Reads and checks. */
-int dir_leaf_get(struct fs *fs, uint64_t blk, uint64_t dir_ino, struct dir_range range,
-		 const struct fs_dir_leaf_omf **leaf);
+int dir_leaf_get(
+	struct fs *fs, uint64_t blk, uint64_t dir_ino, struct dir_range range, const struct fs_dir_leaf_omf **leaf);
 /* An empty leaf, as the first of a directory or the right half of a split. */
 int dir_leaf_new(struct fs *fs, uint64_t dir_ino, uint64_t *blk);
 /* Entry that starts in slot. */
@@ -44,10 +44,10 @@ int dir_entry_out(const struct fs_dirent_omf *omf, uint64_t blk, struct dir_entr
 /* ---------------------------------------------------------------- inner nodes (dir_node.c) */
 
 /* NULL when sound, else what is wrong. */
-const char *dir_node_check(const struct fs_dir_node_omf *node, uint64_t dir_ino, struct dir_range range,
-			   const struct media_geom *geom);
-int dir_node_get(struct fs *fs, uint64_t blk, uint64_t dir_ino, struct dir_range range,
-		 const struct fs_dir_node_omf **node);
+const char *dir_node_check(
+	const struct fs_dir_node_omf *node, uint64_t dir_ino, struct dir_range range, const struct media_geom *geom);
+int dir_node_get(
+	struct fs *fs, uint64_t blk, uint64_t dir_ino, struct dir_range range, const struct fs_dir_node_omf **node);
 /* Child whose range holds key. */
 unsigned dir_node_search(const struct fs_dir_node_omf *node, uint64_t key);
 /* Range of a child. */
@@ -57,8 +57,9 @@ int dir_node_new_root(struct fs *fs, uint64_t dir_ino, uint64_t left, uint64_t k
 /* Puts child, with least key `key`, behind slot idx. When the node is full its upper half moves to a new node first:
  * *split its block and *split_key its least key, else *split 0. */
 int dir_node_insert(struct fs *fs, uint64_t blk, uint64_t dir_ino, unsigned idx, uint64_t key, uint64_t child,
-		    uint64_t *split, uint64_t *split_key);
-/* Takes slot idx out; *count is how many are left. The neighbour before it, or behind it for the first, takes the range. */
+	uint64_t *split, uint64_t *split_key);
+/* Takes slot idx out; *count is how many are left. The neighbour before it, or behind it for the first, takes the
+ * range. */
 int dir_node_remove(struct fs *fs, uint64_t blk, unsigned idx, uint32_t *count);
 
 #endif

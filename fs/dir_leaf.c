@@ -51,21 +51,8 @@ unsigned dir_leaf_find(const struct fs_dir_leaf_omf *leaf, uint64_t key)
 
 /* ---------------------------------------------------------------- checks */
 
-static bool type_known(uint8_t type)
-{
-	switch (type) {
-	case DT_REG:
-	case DT_DIR:
-	case DT_LNK:
-	case DT_CHR:
-	case DT_BLK:
-	case DT_FIFO:
-	case DT_SOCK:
-		return true;
-	default:
-		return false;
-	}
-}
+#define TYPES_KNOWN                                                                                                    \
+	(1u << DT_REG | 1u << DT_DIR | 1u << DT_LNK | 1u << DT_CHR | 1u << DT_BLK | 1u << DT_FIFO | 1u << DT_SOCK)
 
 static const char *entry_check(const struct fs_dirent_omf *entry, struct dir_range range)
 {
@@ -75,7 +62,7 @@ static const char *entry_check(const struct fs_dirent_omf *entry, struct dir_ran
 		return "key outside the leaf's range";
 	if (ino < FS_ROOT_INO || ino >= FS_INO_MAX)
 		return "entry's inode number out of range";
-	if (!type_known(entry->type))
+	if (entry->type >= 32 || !(TYPES_KNOWN >> entry->type & 1))
 		return "entry's type unknown";
 	return entry->name_len ? NULL : "entry without a name";
 }
@@ -119,7 +106,8 @@ const char *dir_leaf_check(const struct fs_dir_leaf_omf *leaf, uint64_t dir_ino,
 	return why;
 }
 
-int dir_leaf_get(struct fs *fs, uint64_t blk, uint64_t dir_ino, struct dir_range range, const struct fs_dir_leaf_omf **leaf)
+int dir_leaf_get(
+	struct fs *fs, uint64_t blk, uint64_t dir_ino, struct dir_range range, const struct fs_dir_leaf_omf **leaf)
 {
 	const void *content;
 	const char *why;
@@ -140,7 +128,7 @@ int dir_entry_out(const struct fs_dirent_omf *omf, uint64_t blk, struct dir_entr
 	unsigned len = omf->name_len;
 
 	if (memchr(omf->name, '/', len) || memchr(omf->name, '\0', len) || (len == 1 && omf->name[0] == '.') ||
-	    (len == 2 && omf->name[0] == '.' && omf->name[1] == '.'))
+		(len == 2 && omf->name[0] == '.' && omf->name[1] == '.'))
 		return tree_damaged("directory leaf", blk, "entry with a name that cannot be one");
 	entry->key = le64_get(omf->key);
 	entry->ino = le64_get(omf->ino);

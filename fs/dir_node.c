@@ -2,8 +2,8 @@
  *
  * The first slot's key is always 0 and means "from where this node starts", so that taking the first child out or
  * moving the lower bound of a node never has to be told to its parents. What the keys of a node may be follows from its
- * place; a node that does not fit its place is refused, which also makes every walk through damaged nodes that name each
- * other end. */
+ * place; a node that does not fit its place is refused, which also makes every walk through damaged nodes that name
+ * each other end. */
 #include "dir_impl.h"
 
 #include <assert.h>
@@ -11,11 +11,36 @@
 #define NODE_HEAD_BYTES offsetof(struct fs_dir_node_omf, slot)
 #define NODE_SLOT_BYTES (sizeof(((struct fs_dir_node_omf *)0)->slot[0]))
 
-const char *dir_node_check(const struct fs_dir_node_omf *node, uint64_t dir_ino, struct dir_range range,
-			   const struct media_geom *geom)
+/* Both loops run through whole nodes on every visit: they gather instead of branching. */
+static bool keys_ordered(const struct fs_dir_node_omf *node, uint32_t count, struct dir_range range)
 {
-	uint32_t count = le32_get(node->count), i;
 	uint64_t prev = range.lo;
+	unsigned bad = 0;
+	uint32_t i;
+
+	for (i = 1; i < count; i++) {
+		uint64_t key = le64_get(node->slot[i].key);
+
+		bad |= key <= prev;
+		prev = key;
+	}
+	return !bad && prev < range.hi && !node->slot[0].key.le;
+}
+
+static bool children_valid(const struct fs_dir_node_omf *node, uint32_t count, const struct media_geom *geom)
+{
+	unsigned bad = 0;
+	uint32_t i;
+
+	for (i = 0; i < count; i++)
+		bad |= !media_blk_valid(geom, le64_get(node->slot[i].blk));
+	return !bad;
+}
+
+const char *dir_node_check(
+	const struct fs_dir_node_omf *node, uint64_t dir_ino, struct dir_range range, const struct media_geom *geom)
+{
+	uint32_t count = le32_get(node->count);
 
 	if (le32_get(node->magic) != FS_DIR_NODE_MAGIC)
 		return "wrong magic";
@@ -23,20 +48,13 @@ const char *dir_node_check(const struct fs_dir_node_omf *node, uint64_t dir_ino,
 		return "node of another directory";
 	if (count < 1 || count > FS_DIR_NODE_PTRS)
 		return "child count out of range";
-	for (i = 0; i < count; i++) {
-		uint64_t key = le64_get(node->slot[i].key);
-
-		if (i ? key <= prev || key >= range.hi : key)
-			return "keys out of order";
-		if (i)
-			prev = key;
-		if (!media_blk_valid(geom, le64_get(node->slot[i].blk)))
-			return "child pointer out of range";
-	}
-	return NULL;
+	if (!keys_ordered(node, count, range))
+		return "keys out of order";
+	return children_valid(node, count, geom) ? NULL : "child pointer out of range";
 }
 
-int dir_node_get(struct fs *fs, uint64_t blk, uint64_t dir_ino, struct dir_range range, const struct fs_dir_node_omf **node)
+int dir_node_get(
+	struct fs *fs, uint64_t blk, uint64_t dir_ino, struct dir_range range, const struct fs_dir_node_omf **node)
 {
 	const void *content;
 	const char *why;
@@ -79,7 +97,8 @@ struct dir_range dir_node_range(const struct fs_dir_node_omf *node, unsigned idx
 /* ---------------------------------------------------------------- changes */
 
 /* Stores head and slots from `from` on of an image; the slots behind the last one become zero. */
-static int image_put(struct fs *fs, struct shadow *shadow, struct fs_dir_node_omf *image, unsigned from, unsigned old_count)
+static int image_put(
+	struct fs *fs, struct shadow *shadow, struct fs_dir_node_omf *image, unsigned from, unsigned old_count)
 {
 	uint32_t count = le32_get(image->count), end = count > old_count ? count : old_count;
 	int err;
@@ -126,8 +145,8 @@ int dir_node_new_root(struct fs *fs, uint64_t dir_ino, uint64_t left, uint64_t k
 }
 
 /* The upper half of a full node into a new one, the child into the half where it belongs. */
-static int insert_split(struct fs *fs, struct shadow *shadow, uint64_t dir_ino, unsigned at, uint64_t key, uint64_t child,
-			uint64_t *split, uint64_t *split_key)
+static int insert_split(struct fs *fs, struct shadow *shadow, uint64_t dir_ino, unsigned at, uint64_t key,
+	uint64_t child, uint64_t *split, uint64_t *split_key)
 {
 	struct fs_dir_node_omf low, high;
 	unsigned keep = FS_DIR_NODE_PTRS / 2;
@@ -153,8 +172,8 @@ static int insert_split(struct fs *fs, struct shadow *shadow, uint64_t dir_ino, 
 	return err;
 }
 
-int dir_node_insert(struct fs *fs, uint64_t blk, uint64_t dir_ino, unsigned idx, uint64_t key, uint64_t child, uint64_t *split,
-		    uint64_t *split_key)
+int dir_node_insert(struct fs *fs, uint64_t blk, uint64_t dir_ino, unsigned idx, uint64_t key, uint64_t child,
+	uint64_t *split, uint64_t *split_key)
 {
 	struct fs_dir_node_omf image;
 	struct shadow *shadow;

@@ -2,8 +2,8 @@
  * and last the block table, which has to say the same as what was found.
  *
  * Nothing is read through the block layer: content comes from the mapped pool and is held against the block table here,
- * so that a bug up there cannot hide itself. Each block found is claimed by its owner; a second owner is a finding. At the
- * end a block in use by the table that nobody claimed is leaked, one claimed but free by the table is in danger. */
+ * so that a bug up there cannot hide itself. Each block found is claimed by its owner; a second owner is a finding. At
+ * the end a block in use by the table that nobody claimed is leaked, one claimed but free by the table is in danger. */
 #include "fsck_impl.h"
 
 #include <stdarg.h>
@@ -176,7 +176,8 @@ static uint64_t check_group(struct fsck *f, uint64_t group)
 		return used;
 	}
 	if (summary != used)
-		fsck_found(f, "group %llu: %u blocks in use by its summary, %u by its table", (ull)group, summary, used);
+		fsck_found(
+			f, "group %llu: %u blocks in use by its summary, %u by its table", (ull)group, summary, used);
 	if (seq > le64_get(copy_sb(f->copy)->tail_seq))
 		fsck_found(f, "group %llu: summary of record %llu, applied are those up to %llu", (ull)group, (ull)seq,
 			(ull)le64_get(copy_sb(f->copy)->tail_seq));

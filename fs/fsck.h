@@ -1,6 +1,6 @@
-/* The format checker: every invariant of one copy's content, looked at block by block. Offline and read-only: it runs on
- * an opened core that nobody changes meanwhile, with all records applied (fs_checkpoint). It repairs nothing: what it finds is
- * either a bug or rot, and the cure for both is another copy. */
+/* The format checker: every invariant of one copy's content, looked at block by block. Offline and read-only: it runs
+ * on an opened core that nobody changes meanwhile, with all records applied (fs_checkpoint). It repairs nothing: what
+ * it finds is either a bug or rot, and the cure for both is another copy. */
 #ifndef RPMEMFS_FS_FSCK_H
 #define RPMEMFS_FS_FSCK_H
 

@@ -13,8 +13,8 @@ struct dir_walk {
 	struct fsck *f;
 	uint64_t ino;
 	uint64_t entries;
-	uint64_t base;                                  /* hash of the newest names, in key order ... */
-	const struct fs_dirent_omf *run[FS_KEY_SAME];   /* ... all of it so far */
+	uint64_t base;                                /* hash of the newest names, in key order ... */
+	const struct fs_dirent_omf *run[FS_KEY_SAME]; /* ... all of it so far */
 	unsigned run_len;
 };
 
@@ -74,8 +74,8 @@ static void check_entry(struct dir_walk *w, uint64_t blk, const struct fs_dirent
 		return;
 	}
 	if (dir_name_key(w->f->fs, entry.name, entry.name_len) != (entry.key & ~(FS_KEY_SAME - 1)))
-		fsck_found(w->f, "directory %llu: \"%s\" under key %#llx, not that of its name", (ull)w->ino, entry.name,
-			(ull)entry.key);
+		fsck_found(w->f, "directory %llu: \"%s\" under key %#llx, not that of its name", (ull)w->ino,
+			entry.name, (ull)entry.key);
 	check_twice(w, omf);
 	check_target(w, &entry);
 }
@@ -197,7 +197,7 @@ void fsck_links(struct fsck *f)
 	uint64_t ino;
 
 	if (f->ino_next <= FS_ROOT_INO || !f->inodes[FS_ROOT_INO].omf ||
-	    !S_ISDIR(le32_get(f->inodes[FS_ROOT_INO].omf->mode)))
+		!S_ISDIR(le32_get(f->inodes[FS_ROOT_INO].omf->mode)))
 		fsck_found(f, "inode %u: no root directory", FS_ROOT_INO);
 	else
 		f->inodes[FS_ROOT_INO].reach = FSCK_REACHED;

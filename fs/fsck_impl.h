@@ -7,12 +7,12 @@
 
 /* What a number of the inode table stands for, and what was found about it. */
 struct fsck_inode {
-	const struct fs_inode_omf *omf; /* in the mapped pool; NULL: free or never used */
-	uint64_t holder;                /* directory: the one whose entry names it last */
-	uint32_t refs;                  /* entries that name it */
-	uint32_t subdirs;               /* directory: directories among its entries */
+	const struct fs_inode_omf *omf;                         /* in the mapped pool; NULL: free or never used */
+	uint64_t holder;                                        /* directory: the one whose entry names it last */
+	uint32_t refs;                                          /* entries that name it */
+	uint32_t subdirs;                                       /* directory: directories among its entries */
 	enum { FSCK_UNKNOWN, FSCK_ON_WAY, FSCK_REACHED } reach; /* directory: its parents lead to the root */
-	bool listed;                    /* on the free or the orphan list */
+	bool listed;                                            /* on the free or the orphan list */
 };
 
 struct fsck {
@@ -34,10 +34,10 @@ void fsck_found(struct fsck *f, const char *fmt, ...) __attribute__((format(prin
  * or is not what its table entry says. Owned once, a block is never walked twice, which ends every loop. */
 const void *fsck_claim(struct fsck *f, uint64_t blk, uint32_t type, const char *what, uint64_t id);
 
-int fsck_table_walk(struct fsck *f);   /* inode table: fills inodes. -ENOMEM */
-void fsck_contents(struct fsck *f);    /* blocks of every inode, names in every directory */
-void fsck_links(struct fsck *f);       /* link counts, parents, reachability */
-void fsck_lists(struct fsck *f);       /* free inodes, orphans, their count */
+int fsck_table_walk(struct fsck *f); /* inode table: fills inodes. -ENOMEM */
+void fsck_contents(struct fsck *f);  /* blocks of every inode, names in every directory */
+void fsck_links(struct fsck *f);     /* link counts, parents, reachability */
+void fsck_lists(struct fsck *f);     /* free inodes, orphans, their count */
 void fsck_dir(struct fsck *f, uint64_t ino);
 
 #endif

@@ -63,7 +63,8 @@ static void table_block(struct fsck *f, uint64_t blk, uint32_t level, uint64_t l
 	for (i = 0; content && !level && i < FS_INODES_PER_BLOCK; i++)
 		table_inode(f, leaf * FS_INODES_PER_BLOCK + i, (const struct fs_inode_omf *)content + i);
 	for (i = 0; content && level && i < FS_NODE_PTRS; i++) {
-		uint64_t child = le64_get(((const struct fs_node_omf *)content)->ptr[i]), first = leaf + i * radix_span(level);
+		uint64_t child = le64_get(((const struct fs_node_omf *)content)->ptr[i]),
+			 first = leaf + i * radix_span(level);
 
 		if ((child != 0) != (first < end))
 			fsck_found(f, "inode table node %#llx: pointer %u %s", (ull)blk, i,
@@ -77,7 +78,8 @@ int fsck_table_walk(struct fsck *f)
 {
 	uint64_t root = le64_get(f->state->itab_root);
 
-	/* Every number given out lies in a block of the pool: a counter beyond that is damage, not a size to allocate. */
+	/* Every number given out lies in a block of the pool: a counter beyond that is damage, not a size to allocate.
+	 */
 	f->ino_next = le64_get(f->state->ino_next);
 	if (f->ino_next > f->geom->blk_count * FS_INODES_PER_BLOCK) {
 		fsck_found(f, "state block: next inode number %llu is more than the pool holds", (ull)f->ino_next);

@@ -3,9 +3,9 @@
  *   number never used (>= ino_next) --inode_new--> used (mode != 0) --inode_free--> on the free list (mode == 0)
  *                                                      ^--------------inode_new-------------|
  *
- * The table is a radix tree: inode / 16 selects a block of 16 inodes, through itab_height levels of nodes. It grows by a
- * new root whose first pointer is the old one, and never shrinks: generations of free inodes stay, so that an old handle
- * never meets a newer file. Every number below ino_next therefore has its block; a hole there is damage. */
+ * The table is a radix tree: inode / 16 selects a block of 16 inodes, through itab_height levels of nodes. It grows by
+ * a new root whose first pointer is the old one, and never shrinks: generations of free inodes stay, so that an old
+ * handle never meets a newer file. Every number below ino_next therefore has its block; a hole there is damage. */
 #include "tree_impl.h"
 
 #include <assert.h>
@@ -34,8 +34,7 @@ const char *state_check(const struct fs_state_omf *state)
 		return "inode table too high";
 	if ((next > FS_ROOT_INO) != (le64_get(state->itab_root) != 0))
 		return "inode table root does not fit the next inode number";
-	if (next > FS_ROOT_INO &&
-	    (next - 1) / FS_INODES_PER_BLOCK >= radix_capacity(le32_get(state->itab_height)))
+	if (next > FS_ROOT_INO && (next - 1) / FS_INODES_PER_BLOCK >= radix_capacity(le32_get(state->itab_height)))
 		return "inode table too low for the next inode number";
 	if (le64_get(state->ino_free) >= next || le64_get(state->orphan_head) >= next)
 		return "list head is no inode number given out";
@@ -65,8 +64,9 @@ static const char *content_check(const struct fs_inode_omf *inode, uint64_t blk_
 	case S_IFLNK:
 		if (size == 0 || size > FS_SYMLINK_BYTES_MAX)
 			return "symlink length out of range";
-		return (size > FS_INLINE_BYTES) != (le64_get(inode->root) != 0) ? "symlink block does not fit its length" :
-										  NULL;
+		return (size > FS_INLINE_BYTES) != (le64_get(inode->root) != 0)
+			       ? "symlink block does not fit its length"
+			       : NULL;
 	case S_IFCHR:
 	case S_IFBLK:
 	case S_IFIFO:
@@ -82,7 +82,7 @@ const char *inode_check(const struct fs_inode_omf *inode, uint64_t blk_count)
 	if (le32_get(inode->flags) & ~(FS_INODE_ORPHAN | FS_INODE_CUT))
 		return "unknown flag";
 	if (le32_get(inode->mtime_ns) >= NSEC || le32_get(inode->ctime_ns) >= NSEC ||
-	    le32_get(inode->btime_ns) >= NSEC || le32_get(inode->atime_ns) >= NSEC)
+		le32_get(inode->btime_ns) >= NSEC || le32_get(inode->atime_ns) >= NSEC)
 		return "nanoseconds out of range";
 	if (le64_get(inode->blocks) > blk_count)
 		return "more blocks than the pool has";
@@ -160,8 +160,8 @@ static uint32_t slot_off(uint64_t ino)
 }
 
 /* The inode as it stands in the table, free or used; unchecked but for its place. */
-static int table_read(struct fs *fs, const struct fs_state_omf *state, uint64_t ino, struct fs_inode_omf *inode,
-		      uint64_t *leaf)
+static int table_read(
+	struct fs *fs, const struct fs_state_omf *state, uint64_t ino, struct fs_inode_omf *inode, uint64_t *leaf)
 {
 	const void *content;
 	int err;
@@ -186,8 +186,8 @@ static int table_write(struct fs *fs, uint64_t leaf, uint64_t ino, const struct 
 
 static int inode_damaged(uint64_t ino, uint64_t leaf, const char *why)
 {
-	return errmsg_set(-EUCLEAN, "inode %llu in block %#llx: %s", (unsigned long long)ino, (unsigned long long)leaf,
-		why);
+	return errmsg_set(
+		-EUCLEAN, "inode %llu in block %#llx: %s", (unsigned long long)ino, (unsigned long long)leaf, why);
 }
 
 /* ---------------------------------------------------------------- inodes */
@@ -254,7 +254,8 @@ static int table_raise(struct fs *fs, enum alloc_class class, struct fs_state_om
 }
 
 /* The block behind a pointer of a node, made when it is not there. */
-static int table_child(struct fs *fs, enum alloc_class class, uint64_t parent, unsigned idx, uint32_t type, uint64_t *blk)
+static int table_child(
+	struct fs *fs, enum alloc_class class, uint64_t parent, unsigned idx, uint32_t type, uint64_t *blk)
 {
 	const struct fs_node_omf *node;
 	struct shadow *shadow, *child;
@@ -301,7 +302,7 @@ static int table_extend(struct fs *fs, enum alloc_class class, struct fs_state_o
 
 /* Takes the head of the free list, or the next number. *inode is what its place holds: generation and list. */
 static int number_take(struct fs *fs, enum alloc_class class, struct fs_state_omf *state, uint64_t *ino,
-		       struct fs_inode_omf *inode, uint64_t *leaf)
+	struct fs_inode_omf *inode, uint64_t *leaf)
 {
 	int err;
 

@@ -5,7 +5,8 @@
  *
  * Invariants: no node is empty (it goes with its last pointer); root 0 means height 0; the tree is high enough for its
  * last block. It grows by a new root above the old one. Every function walks each node it needs once, with one
- * block_put per changed node: writing 256 neighbouring blocks costs one node, not 256. Taking the end off is map_cut.c. */
+ * block_put per changed node: writing 256 neighbouring blocks costs one node, not 256. Taking the end off is map_cut.c.
+ */
 #include "map_impl.h"
 
 #include <assert.h>
@@ -228,7 +229,7 @@ static int set_load(struct set *s, uint64_t *ptr, struct map_node *node)
 
 /* Sets count pointers from first on below *ptr, a pointer of that level; *ptr changes when its node comes or goes. */
 static int set_below(struct set *s, uint64_t *ptr, uint32_t level, uint64_t first, uint64_t count, const uint64_t *ptrs,
-		     uint64_t *olds)
+	uint64_t *olds)
 {
 	uint64_t span, end = first + count;
 	struct map_node node;
@@ -281,7 +282,7 @@ static int raise(struct set *s, uint64_t *root, uint32_t *height, uint32_t want)
 }
 
 int map_set_run(struct fs *fs, struct fs_inode_omf *inode, enum alloc_class class, uint64_t fblk, uint64_t count,
-		const uint64_t *ptrs, uint64_t *olds)
+	const uint64_t *ptrs, uint64_t *olds)
 {
 	struct set s = { .fs = fs, .class = class };
 	uint64_t root = le64_get(inode->root), reach;
@@ -310,7 +311,8 @@ int map_set_run(struct fs *fs, struct fs_inode_omf *inode, enum alloc_class clas
 	return 0;
 }
 
-int map_set(struct fs *fs, struct fs_inode_omf *inode, enum alloc_class class, uint64_t fblk, uint64_t ptr, uint64_t *old)
+int map_set(
+	struct fs *fs, struct fs_inode_omf *inode, enum alloc_class class, uint64_t fblk, uint64_t ptr, uint64_t *old)
 {
 	return map_set_run(fs, inode, class, fblk, 1, &ptr, old);
 }

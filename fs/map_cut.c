@@ -114,8 +114,8 @@ int map_trim(struct fs *fs, struct fs_inode_omf *inode, uint64_t fblk, uint64_t 
 
 /* Counts data blocks in [from, end) below a pointer of that level; more than max are damage, which also bounds the work
  * in a tree whose nodes name each other. */
-static int count_below(struct fs *fs, uint64_t blk, uint32_t level, uint64_t from, uint64_t end, uint64_t max,
-		       uint64_t *count)
+static int count_below(
+	struct fs *fs, uint64_t blk, uint32_t level, uint64_t from, uint64_t end, uint64_t max, uint64_t *count)
 {
 	uint64_t span = map_span(level - 1), before = *count;
 	const struct fs_node_omf *node;
@@ -191,8 +191,9 @@ static int count_tail(struct fs *fs, const struct fs_inode_omf *inode, uint64_t 
 	return err;
 }
 
-/* Splits what *left, a pointer of that level, covers: what lies at or behind at goes to *right. A side that gets nothing is 0.
- * A node all of whose pointers go the same way goes with them; only one that is really cut needs a second block. */
+/* Splits what *left, a pointer of that level, covers: what lies at or behind at goes to *right. A side that gets
+ * nothing is 0. A node all of whose pointers go the same way goes with them; only one that is really cut needs a second
+ * block. */
 static int split_below(struct fs *fs, uint64_t *left, uint32_t level, uint64_t at, uint64_t *right)
 {
 	uint64_t span = map_span(level - 1), idx = at / span, child, child_right = 0;

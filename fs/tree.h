@@ -11,7 +11,7 @@ int state_get(struct fs *fs, const struct fs_state_omf **state);
 /* Stores the whole changed state; only lines that differ become dirty. */
 int state_put(struct fs *fs, const struct fs_state_omf *state);
 
-/* ---------------------------------------------------------------- inodes (itable.c: where they are; inode.c: what they hold) */
+/* ---------------------------------------------------------------- inodes (itable.c) */
 /* Copies the inode out. -ESTALE: number never used or free. -EBADMSG as block_get. */
 int inode_get(struct fs *fs, uint64_t ino, struct fs_inode_omf *inode);
 /* Stores it back; lines that did not change do not become dirty. */
@@ -22,7 +22,8 @@ int inode_new(struct fs *fs, uint32_t mode, enum alloc_class class, uint64_t *in
 /* Puts the number on the free list; content must have been freed. Generation stays. */
 int inode_free(struct fs *fs, uint64_t ino);
 
-/* Orphan list: doubly linked through inodes, FS_INODE_ORPHAN set. */
+/* Orphan list: doubly linked through inodes, FS_INODE_ORPHAN set. The inode itself changes in memory: the caller stores
+ * it. Its neighbours and the list head are stored. -EINVAL: already on the list, not on it. */
 int orphan_add(struct fs *fs, uint64_t ino, struct fs_inode_omf *inode);
 int orphan_remove(struct fs *fs, uint64_t ino, struct fs_inode_omf *inode);
 
@@ -39,13 +40,18 @@ int map_get_run(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, 
 /* Sets the pointer (0 makes a hole), growing the tree; *old is what was there. inode->root, height and blocks change in
  * memory: the caller stores the inode. Blocks are neither linked nor freed here. Index blocks are taken as class. */
 int map_set(struct fs *fs, struct fs_inode_omf *inode, enum alloc_class class, uint64_t fblk, uint64_t ptr, uint64_t *old);
+/* The same for count neighbouring blocks, each node walked and stored once: ptrs[i] for fblk + i, olds[i] what was
+ * there. */
+int map_set_run(struct fs *fs, struct fs_inode_omf *inode, enum alloc_class class, uint64_t fblk, uint64_t count,
+		const uint64_t *ptrs, uint64_t *olds);
 /* Most index blocks that map_set of fblk may allocate: 0 when its leaf node is there. */
 int map_cost(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, uint64_t *blks);
 /* Frees data and index blocks from fblk on, walking from the end, at most max data blocks; *left tells whether more
  * remain. Empty index blocks go with their last pointer. The caller stores the inode. */
 int map_trim(struct fs *fs, struct fs_inode_omf *inode, uint64_t fblk, uint64_t max, bool *left);
-/* Moves everything from fblk on into tail (an inode with an empty map): bounded work, whatever the size. Needs at
- * most FS_HEIGHT_MAX index blocks of ALLOC_FREE. Both inodes change in memory. */
+/* Moves everything from fblk on, at the same file blocks, into tail (an inode with an empty map): one node per level is
+ * changed, whatever the size, and the leaf nodes of the smaller side are read to count its blocks. Needs at most
+ * FS_HEIGHT_MAX index blocks of ALLOC_FREE. Both inodes change in memory. */
 int map_split(struct fs *fs, struct fs_inode_omf *inode, uint64_t fblk, struct fs_inode_omf *tail);
 /* First mapped block at or behind fblk; -ENXIO: none. */
 int map_next(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, uint64_t *found);

@@ -30,7 +30,8 @@ static void fill(uint64_t ino, uint64_t off)
 	size_t done = 0;
 
 	memset(bytes, 0x5a, sizeof(bytes));
-	cr_assert_eq(CORE_RIG_TRY(&rig, fs_write(rig.fs, ino, off, bytes, sizeof(bytes), &done)), 0, "%s", errmsg_get());
+	cr_assert_eq(
+		CORE_RIG_TRY(&rig, fs_write(rig.fs, ino, off, bytes, sizeof(bytes), &done)), 0, "%s", errmsg_get());
 }
 
 static void init(void)
@@ -280,8 +281,8 @@ Test(fsck, directories_off_the_tree_are_told)
 
 Test(fsck, rot_and_lies_of_the_table_are_told)
 {
-	uint64_t data = node_child(le64_get(inode(file)->root), 0), unused = media_group_len(copy_geom(rig.copy), 0) +
-		media_group_blk(copy_geom(rig.copy), 0) - 1;
+	uint64_t data = node_child(le64_get(inode(file)->root), 0),
+		 unused = media_group_len(copy_geom(rig.copy), 0) + media_group_blk(copy_geom(rig.copy), 0) - 1;
 	struct media_entry_omf saved = *entry(data);
 	struct copy_entry e;
 
@@ -324,7 +325,8 @@ Test(fsck, lies_of_superblocks_and_page_are_told)
 	*b = saved;
 }
 
-/* Every byte of the metadata flipped, one block at a time in strides, checksums made right: no crash, no endless walk. */
+/* Every byte of the metadata flipped, one block at a time in strides, checksums made right: no crash, no endless walk.
+ */
 Test(fsck, no_damage_brings_it_down)
 {
 	const struct media_geom *geom = copy_geom(rig.copy);

@@ -126,9 +126,17 @@ static const struct {
 	unsigned off;
 	uint64_t value;
 } wrong_fields[] = {
-	{ S_IFREG, 0, FS_FILE_BYTES_MAX + 1 }, { S_IFREG, 8, 60001 }, { S_IFREG, 32, 1000000000u },
-	{ S_IFREG, 48, FS_HEIGHT_MAX + 1 }, { S_IFDIR, 48, FS_DIR_HEIGHT_MAX + 1 }, { S_IFREG, 48, 4ull << 32 },
-	{ S_IFDIR, 56, 1ull << 40 }, { S_IFLNK, 0, 0 }, { S_IFLNK, 0, 65 }, { S_IFLNK, 0, 4096 }, { S_IFIFO, 40, 200 },
+	{ S_IFREG, 0, FS_FILE_BYTES_MAX + 1 },
+	{ S_IFREG, 8, 60001 },
+	{ S_IFREG, 32, 1000000000u },
+	{ S_IFREG, 48, FS_HEIGHT_MAX + 1 },
+	{ S_IFDIR, 48, FS_DIR_HEIGHT_MAX + 1 },
+	{ S_IFREG, 48, 4ull << 32 },
+	{ S_IFDIR, 56, 1ull << 40 },
+	{ S_IFLNK, 0, 0 },
+	{ S_IFLNK, 0, 65 },
+	{ S_IFLNK, 0, 4096 },
+	{ S_IFIFO, 40, 200 },
 	{ S_IFREG, 64, 0644 },
 };
 
@@ -153,9 +161,21 @@ static const struct {
 	unsigned off, len;
 	uint64_t value;
 } wrong_state[] = {
-	{ 0, 1, 'X' }, { 8, 4, 2 }, { 12, 4, FS_HEIGHT_MAX + 1 }, { 12, 4, 0 }, { 16, 8, 0 }, { 16, 8, 3 }, { 16, 8, 1ull << 60 },
-	{ 24, 8, 0 }, { 24, 8, 1 }, { 24, 8, FS_INO_MAX + 1 }, { 24, 8, 40 * 512 }, { 32, 8, 1000 }, { 40, 8, 1000 },
-	{ 48, 8, 1000 }, { 132, 4, FS_MEMBERS_MAX + 1 },
+	{ 0, 1, 'X' },
+	{ 8, 4, 2 },
+	{ 12, 4, FS_HEIGHT_MAX + 1 },
+	{ 12, 4, 0 },
+	{ 16, 8, 0 },
+	{ 16, 8, 3 },
+	{ 16, 8, 1ull << 60 },
+	{ 24, 8, 0 },
+	{ 24, 8, 1 },
+	{ 24, 8, FS_INO_MAX + 1 },
+	{ 24, 8, 40 * 512 },
+	{ 32, 8, 1000 },
+	{ 40, 8, 1000 },
+	{ 48, 8, 1000 },
+	{ 132, 4, FS_MEMBERS_MAX + 1 },
 };
 
 Test(itable, damaged_state_is_refused)
@@ -294,7 +314,8 @@ static void reclaim(uint64_t ino, unsigned want_steps)
 
 Test(itable, orphans_are_reclaimed_in_steps)
 {
-	uint64_t file = create(S_IFREG), link = create(S_IFLNK), dir = create(S_IFDIR), fifo = create(S_IFIFO), used, blk;
+	uint64_t file = create(S_IFREG), link = create(S_IFLNK), dir = create(S_IFDIR), fifo = create(S_IFIFO), used,
+		 blk;
 	static uint64_t ptrs[1200], olds[1200];
 	struct fs_inode_omf inode;
 	struct shadow *shadow;

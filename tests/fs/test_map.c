@@ -75,8 +75,15 @@ static const struct {
 	uint64_t fblk;
 	uint32_t height;
 } edges[] = {
-	{ 0, 0 }, { 1, 1 }, { 511, 1 }, { 512, 2 }, { 262143, 2 }, { 262144, 3 }, { (1ull << 27) - 1, 3 },
-	{ 1ull << 27, 4 }, { TOP - 1, 4 },
+	{ 0, 0 },
+	{ 1, 1 },
+	{ 511, 1 },
+	{ 512, 2 },
+	{ 262143, 2 },
+	{ 262144, 3 },
+	{ (1ull << 27) - 1, 3 },
+	{ 1ull << 27, 4 },
+	{ TOP - 1, 4 },
 };
 
 Test(map, grows_to_the_height_that_a_block_needs)

@@ -12,15 +12,15 @@
 
 struct shadow {
 	uint64_t blk;
-	uint64_t op;        /* newest operation that changed a line ... */
-	uint64_t op_lines;  /* ... and which */
+	uint64_t op;       /* newest operation that changed a line ... */
+	uint64_t op_lines; /* ... and which */
 	uint8_t content[MEDIA_BLOCK_BYTES];
 };
 
 struct slot {
 	struct shadow *shadow; /* metadata only */
 	uint8_t type;
-	bool freed;            /* by the open operation */
+	bool freed; /* by the open operation */
 };
 
 struct undo {
@@ -46,10 +46,23 @@ struct fs {
 
 /* ---------------------------------------------------------------- what the core would say */
 
-struct copy *fs_copy(struct fs *fs) { return (struct copy *)fs; }
-const struct media_geom *copy_geom(const struct copy *copy) { return &((const struct fs *)copy)->geom; }
-uint64_t fs_hash_seed(const struct fs *fs) { (void)fs; return FAKE_HASH_SEED; }
-uint64_t fs_root_blk(const struct fs *fs) { return fs->root_blk; }
+struct copy *fs_copy(struct fs *fs)
+{
+	return (struct copy *)fs;
+}
+const struct media_geom *copy_geom(const struct copy *copy)
+{
+	return &((const struct fs *)copy)->geom;
+}
+uint64_t fs_hash_seed(const struct fs *fs)
+{
+	(void)fs;
+	return FAKE_HASH_SEED;
+}
+uint64_t fs_root_blk(const struct fs *fs)
+{
+	return fs->root_blk;
+}
 
 /* ---------------------------------------------------------------- life */
 
@@ -96,7 +109,8 @@ struct fs *fake_new(uint64_t blk_count)
 	struct fs *fs = calloc(1, sizeof(*fs));
 	struct fs_state_omf state = { .version = le32_put(1), .ino_next = le64_put(FS_ROOT_INO) };
 
-	fs->geom = (struct media_geom){ .blk_count = blk_count, .group0_blk = 4,
+	fs->geom = (struct media_geom){ .blk_count = blk_count,
+		.group0_blk = 4,
 		.group_count = (blk_count - 4 + MEDIA_GROUP_BLKS - 1) / MEDIA_GROUP_BLKS };
 	fs->slots = calloc(blk_count, sizeof(*fs->slots));
 	fs->next = fs->geom.group0_blk;
@@ -127,7 +141,10 @@ void fake_fail(struct fs *fs, unsigned calls, uint64_t nth, int err)
 	fs->failed = false;
 }
 
-bool fake_failed(const struct fs *fs) { return fs->failed; }
+bool fake_failed(const struct fs *fs)
+{
+	return fs->failed;
+}
 
 static int fault(struct fs *fs, unsigned call)
 {
@@ -137,9 +154,18 @@ static int fault(struct fs *fs, unsigned call)
 	return fs->fail_err;
 }
 
-const struct fake_counts *fake_counts(const struct fs *fs) { return &fs->counts; }
-void *fake_content(struct fs *fs, uint64_t blk) { return fs->slots[blk].shadow->content; }
-uint32_t fake_type(const struct fs *fs, uint64_t blk) { return fs->slots[blk].type; }
+const struct fake_counts *fake_counts(const struct fs *fs)
+{
+	return &fs->counts;
+}
+void *fake_content(struct fs *fs, uint64_t blk)
+{
+	return fs->slots[blk].shadow->content;
+}
+uint32_t fake_type(const struct fs *fs, uint64_t blk)
+{
+	return fs->slots[blk].type;
+}
 
 uint64_t fake_digest(const struct fs *fs)
 {
@@ -254,8 +280,14 @@ int block_edit(struct fs *fs, uint64_t blk, uint32_t type, struct shadow **shado
 	return err ? err : resolve(fs, blk, type, shadow);
 }
 
-const void *block_content(const struct shadow *shadow) { return shadow->content; }
-uint64_t block_number(const struct shadow *shadow) { return shadow->blk; }
+const void *block_content(const struct shadow *shadow)
+{
+	return shadow->content;
+}
+uint64_t block_number(const struct shadow *shadow)
+{
+	return shadow->blk;
+}
 
 static void count_line(struct fs *fs, struct shadow *shadow, unsigned line)
 {

@@ -24,11 +24,11 @@ void fake_fail(struct fs *fs, unsigned calls, uint64_t nth, int err);
 bool fake_failed(const struct fs *fs);
 
 struct fake_counts {
-	uint64_t used;        /* blocks in use, state block included */
+	uint64_t used; /* blocks in use, state block included */
 	uint64_t used_of[MEDIA_TYPE_MAX + 1];
 	uint64_t gets, edits, puts;
-	uint64_t op_lines;    /* lines changed by the newest operation, each once */
-	uint64_t misuse;      /* double frees, reads of free blocks: pointers that only damage explains */
+	uint64_t op_lines; /* lines changed by the newest operation, each once */
+	uint64_t misuse;   /* double frees, reads of free blocks: pointers that only damage explains */
 };
 const struct fake_counts *fake_counts(const struct fs *fs);
 
