@@ -293,9 +293,9 @@ static void slot_unlink(struct slot *slot)
 
 void slot_down(struct slot *slot, const char *reason)
 {
+	snprintf(slot->reason, sizeof(slot->reason), "%s", reason); /* it may be the link's own text */
 	slot_unlink(slot);
 	slot->state = SLOT_DOWN;
-	snprintf(slot->reason, sizeof(slot->reason), "%s", reason);
 	slot->backoff_ms = slot->backoff_ms ? 2 * slot->backoff_ms : REPLICATION_RETRY_MS_MIN;
 	if (slot->backoff_ms > REPLICATION_RETRY_MS_MAX)
 		slot->backoff_ms = REPLICATION_RETRY_MS_MAX;

@@ -108,6 +108,9 @@ int attach_peek_state(const struct copy *copy, struct fs_state_omf *state);
 /* --- pull.c --- */
 /* Brings the local copy to the head of a link that is ahead. */
 int attach_pull(struct copy *copy, struct repl_link *link);
+/* Hands the records that `to` lacks on from the ring of another link whose history is longer, one by one. An error leaves
+ * it at some whole commit. */
+int pull_forward(struct repl_link *from, struct repl_link *to);
 /* Shows every record of a link's ring to see, oldest first; see returns 0 or an error that ends the walk. */
 int pull_walk(struct repl_link *link, int (*see)(void *arg, const struct redo_view *v), void *arg);
 /* The state block at a link's head. */

@@ -209,3 +209,76 @@ int attach_pull(struct copy *copy, struct repl_link *link)
 
 	return pull_walk(link, take_record, &t);
 }
+
+/* ---------------------------------------------------------------- records handed on */
+
+struct forward {
+	struct repl_link *from, *to;
+};
+
+/* All data the record links, one run behind the other in buf, each block checked. */
+static int forward_read(struct forward *f, const struct redo_view *v, uint8_t *buf, struct repl_range *ranges, unsigned *count)
+{
+	const le32_t *csums = v->csums;
+
+	for (uint32_t i = 0; i < v->linked_runs; i++) {
+		uint32_t blks = le32_get(v->linked[i].count);
+		uint64_t off = media_off(le64_get(v->linked[i].blk));
+
+		for (uint32_t j = 0; le32_get(v->linked[i].type) == MEDIA_DATA && j < blks; j++, buf += MEDIA_BLOCK_BYTES) {
+			int err = f->from->ops->read(f->from, off + media_off(j), buf, MEDIA_BLOCK_BYTES);
+
+			if (!err)
+				err = f->from->ops->settle(f->from);
+			if (!err && csum_crc32c(0, buf, MEDIA_BLOCK_BYTES) != le32_get(csums[j]))
+				err = errmsg_set(-EBADMSG, "block 0x%" PRIx64 " is not what commit %" PRIu64 " says any more",
+						 le64_get(v->linked[i].blk) + j, v->seq);
+			if (err)
+				return err;
+			ranges[(*count)++] = (struct repl_range){ .off = off + media_off(j), .len = MEDIA_BLOCK_BYTES, .src = buf };
+		}
+		csums += blks;
+	}
+	return 0;
+}
+
+static int forward_wait(struct repl_link *to, uint64_t seq)
+{
+	while (to->acked < seq) {
+		if (to->ops->poll(to) == REPL_DOWN)
+			return errmsg_set(to->err, "%s", to->err_text);
+	}
+	return 0;
+}
+
+static int forward_record(void *arg, const struct redo_view *v)
+{
+	struct forward *f = arg;
+	struct repl_commit commit = { .seq = v->seq, .settled = f->to->acked, .rec_len = v->len,
+				      .rec = (const uint8_t *)v->linked - sizeof(struct redo_hdr_omf) };
+	struct repl_range *ranges;
+	uint8_t *buf;
+	int err = -ENOMEM;
+
+	if (v->seq <= f->to->acked)
+		return 0;
+	buf = calloc((size_t)v->linked_blks + 1, MEDIA_BLOCK_BYTES);
+	ranges = calloc((size_t)v->linked_blks + 1, sizeof(*ranges));
+	if (buf && ranges)
+		err = forward_read(f, v, buf, ranges, &commit.range_count);
+	commit.ranges = ranges;
+	if (!err)
+		err = f->to->ops->commit(f->to, &commit);
+	if (!err)
+		err = forward_wait(f->to, v->seq);
+	free(ranges);
+	free(buf);
+	return err;
+}
+
+int pull_forward(struct repl_link *from, struct repl_link *to)
+{
+	struct forward f = { .from = from, .to = to };
+
+	return pull_walk(from, forward_record, &f);
+}

@@ -5,13 +5,14 @@
  *   3 prove    the recorded rule (of the newest copy) says how many replicas an acknowledgement needed; when the replicas not
  *              reached are too few to have acknowledged anything alone, the newest reached one has everything. Else
  *              --force, naming the copies not asked
- *   4 fence    the epoch of every reached copy is raised by compare-and-set: an old primary changes nothing any more
- *   5 compare  all reached histories are prefixes of the newest; else refused, unless --from names one
- *   6 copy     restore_copy.c; the local copy is marked inconsistent until the end
+ *   4 compare  all reached histories are prefixes of the newest; else refused, unless --from names one
+ *   5 level    copies that are a little behind get the records they lack, while their epoch is still allowed
+ *   6 fence    the epoch of every reached copy is raised by compare-and-set: an old primary changes nothing any more
+ *   7 copy     restore_copy.c; the local copy is marked inconsistent until the end
  *
- * Proving comes before fencing because the locks keep every reached copy still: a restore refused for lack of proof leaves
- * even the fences as they were. The new epoch is written into the local page as its fence; the first mount takes it over
- * into the state block, so that its first commit is the first of the new epoch. */
+ * Comparing and proving come before fencing because the locks keep every reached copy still: a restore refused for lack of
+ * proof leaves even the fences as they were. The new epoch is written into the local page as its fence; the first mount
+ * takes it over into the state block, so that its first commit is the first of the new epoch. */
 #include "restore.h"
 
 #include <errno.h>
@@ -270,38 +271,7 @@ static int prove(struct restore *rs)
 		       le32_get(rs->state.min_replicas), names, names);
 }
 
-/* ---------------------------------------------------------------- 4 fence */
-
-static int fence(struct restore *rs)
-{
-	int err;
-
-	rs->epoch = le64_get(rs->state.epoch);
-	for (unsigned i = 1; i < rs->set->replica_count; i++) {
-		const struct repl_peer *peer = rs->links[i] ? &rs->links[i]->peer : NULL;
-
-		if (peer && peer->page.fence_epoch > rs->epoch)
-			rs->epoch = peer->page.fence_epoch;
-		if (peer && peer->head.epoch > rs->epoch)
-			rs->epoch = peer->head.epoch;
-	}
-	rs->epoch++;
-	csum_random(rs->epoch_id, sizeof(rs->epoch_id));
-	for (unsigned i = 1; i < rs->set->replica_count; i++) {
-		struct repl_link *link = rs->links[i];
-
-		if (!link)
-			continue;
-		err = link->ops->fence(link, link->peer.page.fence_epoch, rs->epoch, rs->epoch_id);
-		if (!err)
-			err = link->ops->refresh(link);
-		if (err)
-			return errmsg_prefix(err, "replica %s: fence", link->name);
-	}
-	return 0;
-}
-
-/* ---------------------------------------------------------------- 5 compare */
+/* ---------------------------------------------------------------- 4 compare */
 
 /* Whether the other copy's head lies in the source's history. */
 static int compare_one(const struct restore *rs, struct repl_link *other)
@@ -350,7 +320,55 @@ static int compare(struct restore *rs)
 	return 0;
 }
 
-/* ---------------------------------------------------------------- 6 copy */
+/* ---------------------------------------------------------------- 5 level */
+
+/* A copy that cannot be brought up is told about and stays as it is. */
+static void level(struct restore *rs)
+{
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		struct repl_link *link = rs->links[i];
+
+		if (!candidate(link) || link->peer.head.seq >= rs->source->peer.head.seq ||
+		    link->peer.head.seq < rs->source->peer.tail.seq ||
+		    memcmp(link->peer.content_uuid, rs->source->peer.content_uuid, sizeof(link->peer.content_uuid)))
+			continue;
+		if (pull_forward(rs->source, link))
+			log_warn("replica %s: stays behind at commit %" PRIu64 ": %s", link->name, link->acked, errmsg_get());
+	}
+}
+
+/* ---------------------------------------------------------------- 6 fence */
+
+static int fence(struct restore *rs)
+{
+	int err;
+
+	rs->epoch = le64_get(rs->state.epoch);
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		const struct repl_peer *peer = rs->links[i] ? &rs->links[i]->peer : NULL;
+
+		if (peer && peer->page.fence_epoch > rs->epoch)
+			rs->epoch = peer->page.fence_epoch;
+		if (peer && peer->head.epoch > rs->epoch)
+			rs->epoch = peer->head.epoch;
+	}
+	rs->epoch++;
+	csum_random(rs->epoch_id, sizeof(rs->epoch_id));
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		struct repl_link *link = rs->links[i];
+
+		if (!link)
+			continue;
+		err = link->ops->fence(link, link->peer.page.fence_epoch, rs->epoch, rs->epoch_id);
+		if (!err)
+			err = link->ops->refresh(link);
+		if (err)
+			return errmsg_prefix(err, "replica %s: fence", link->name);
+	}
+	return 0;
+}
+
+/* ---------------------------------------------------------------- 7 copy */
 
 /* The source, and after it every copy that is the same; rings emptied so that everything stands in place. */
 static int gather(struct restore *rs, struct restore_source *source)
@@ -510,9 +528,11 @@ static int run(struct restore *rs)
 	if (!err)
 		err = prove(rs);
 	if (!err)
-		err = fence(rs);
-	if (!err)
 		err = compare(rs);
+	if (err)
+		return err;
+	level(rs);
+	err = fence(rs);
 	return err ? err : copy_over(rs);
 }
 

@@ -1,0 +1,608 @@
+/* The replication policy over replicas in this process (sim_link): what is acknowledged when links are lost, come back, are
+ * slow or have another history. After each story every copy that is attached must hold the local history. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include "errmsg.h"
+#include "fs/policy.h"
+#include "fs/tree.h"
+#include "tests/support/sim_link.h"
+
+#define MIB (1ull << 20)
+#define POOL_BYTES (32 * MIB)
+#define STEPS_MAX 10000
+
+#define HEAD "PMEMPOOLSET\n32M /nowhere/local.part\n"
+#define ONE HEAD "REPLICA @local a.set\n"
+#define TWO HEAD "REPLICA h1 a.set\nREPLICA h2 b.set\n"
+#define THREE HEAD "REPLICA h1 a.set\nREPLICA h2 b.set\nREPLICA h3 c.set\n"
+
+static struct poolset *set;
+static struct pm pm;
+static struct copy *copy;
+static struct fs *fs;
+static struct replication *r;
+static struct replication_cfg cfg;
+static uint64_t ino;
+static const struct fs_cred cred;
+
+/* ---------------------------------------------------------------- rig */
+
+static void mkfs(uint64_t ring_bytes)
+{
+	struct copy_format fmt = { .hash_seed = 1, .ring_bytes = ring_bytes };
+	struct fs_state_omf state = { .magic = "" };
+	void *rec;
+	uint32_t len;
+
+	fmt.page = (struct copy_page){ .role = MEDIA_ROLE_PRIMARY, .state = MEDIA_CONSISTENT };
+	csum_random(fmt.content_uuid, sizeof(fmt.content_uuid));
+	csum_random(fmt.page.instance, sizeof(fmt.page.instance));
+	cr_assert_eq(replication_plan(set, cfg.min_replicas, fmt.page.instance, &state), 0, "%s", errmsg_get());
+	fmt.page.fence_epoch = le64_get(state.epoch);
+	memcpy(fmt.page.fence_id, state.epoch_id, sizeof(fmt.page.fence_id));
+	cr_assert_eq(copy_format(&pm, &fmt), 0, "%s", errmsg_get());
+	cr_assert_eq(copy_open(&pm, false, &copy), 0, "%s", errmsg_get());
+	cr_assert_eq(fs_format(copy, &state, 0755, 0, 0, &rec, &len), 0, "%s", errmsg_get());
+	cr_assert_eq(replication_format(set, &cfg, copy, &state, rec, len, false), 0, "%s", errmsg_get());
+	free(rec);
+	copy_close(copy);
+	copy = NULL;
+}
+
+static int mount(void)
+{
+	struct fs_cfg fc = { .repl = &replication_ops, .dirty_now = true };
+	int err;
+
+	cr_assert_eq(copy_open(&pm, false, &copy), 0, "%s", errmsg_get());
+	cr_assert_eq(replication_open(set, &cfg, &r), 0, "%s", errmsg_get());
+	replication_wait(r, 1000);
+	err = replication_compare(r, copy);
+	if (err)
+		return err;
+	fc.repl_ctx = r;
+	err = fs_open(copy, &fc, &fs);
+	return err ? err : replication_start(r, fs);
+}
+
+static void unmount(void)
+{
+	replication_close(r);
+	if (fs)
+		fs_close(fs);
+	copy_close(copy);
+	r = NULL;
+	fs = NULL;
+	copy = NULL;
+}
+
+/* Until nothing moves any more. */
+static void settle(void)
+{
+	for (unsigned i = 0; i < STEPS_MAX; i++) {
+		bool moved = replication_poll(r);
+
+		moved |= fs_poll(fs);
+		if (!moved)
+			return;
+	}
+	cr_assert_fail("does not come to rest");
+}
+
+struct wait {
+	struct fs_waiter w;
+	bool done;
+	int err;
+};
+
+static void wait_done(struct fs_waiter *w, int err)
+{
+	((struct wait *)w)->done = true;
+	((struct wait *)w)->err = err;
+}
+
+static void write_at(uint64_t off, uint8_t byte, size_t len)
+{
+	uint8_t *buf = malloc(len);
+	size_t done = 0;
+	int err;
+
+	memset(buf, byte, len);
+	while ((err = fs_write(fs, ino, off, buf, len, &done)) == -EAGAIN)
+		settle();
+	cr_assert_eq(err, 0, "write: %d", err);
+	free(buf);
+}
+
+static void sync_start(struct wait *w)
+{
+	int err;
+
+	*w = (struct wait){ .w.done = wait_done };
+	while ((err = fs_sync_inode(fs, ino, &w->w)) == -EAGAIN)
+		settle();
+	cr_assert_eq(err, 0, "sync: %d", err);
+	settle();
+}
+
+static void write_sync(uint8_t byte)
+{
+	struct wait w;
+
+	write_at(0, byte, 4096);
+	sync_start(&w);
+	cr_assert(w.done && !w.err, "not acknowledged");
+}
+
+static void make_file(void)
+{
+	cr_assert_eq(fs_create(fs, FS_ROOT_INO, "f", S_IFREG | 0644, 0, &cred, &ino), 0);
+	cr_assert_eq(fs_opened(fs, ino), 0);
+	write_sync(1);
+}
+
+static void start(const char *text, uint32_t min, uint64_t ring_bytes)
+{
+	static const char *const names[] = { "a", "b", "c" };
+	int err;
+
+	cr_assert_eq(poolset_parse("pool.set", text, strlen(text), &set), 0, "%s", errmsg_get());
+	pm_init(&pm, mmap(NULL, POOL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), POOL_BYTES, PM_MEMORY);
+	for (unsigned i = 1; i < set->replica_count; i++)
+		sim_target_add(names[i - 1], POOL_BYTES);
+	cfg = (struct replication_cfg){ .min_replicas = min, .link_open = sim_link_open };
+	mkfs(ring_bytes);
+	cfg.min_replicas = REPLICATION_MIN_RECORDED;
+	err = mount();
+	cr_assert_eq(err, 0, "mount: %d %s", err, errmsg_get());
+	settle();
+	make_file();
+}
+
+static void finish(void)
+{
+	unmount();
+	sim_targets_free();
+	munmap(pm.base, pm.len);
+	poolset_free(set);
+}
+
+static struct slot *slot(unsigned i)
+{
+	return &r->slots[i];
+}
+
+/* The timer of a lost link has run out. */
+static void retry(void)
+{
+	for (unsigned i = 0; i < r->slot_count; i++)
+		r->slots[i].retry_at_ms = 0;
+	settle();
+}
+
+static uint32_t member_state(unsigned i)
+{
+	const struct fs_state_omf *state;
+	uint32_t member = FS_MEMBER_NONE;
+
+	op_begin(fs);
+	cr_assert_eq(state_get(fs, &state), 0);
+	for (uint32_t m = 0; m < le32_get(state->member_count); m++) {
+		if (!strcmp((const char *)state->members[m].name, sim_targets[i].name))
+			member = le32_get(state->members[m].state);
+	}
+	op_end(fs);
+	return member;
+}
+
+static uint64_t epoch(void)
+{
+	struct fs_state_omf state;
+
+	cr_assert_eq(attach_peek_state(copy, &state), 0);
+	return le64_get(state.epoch);
+}
+
+static void expect_equal(unsigned i)
+{
+	struct copy *other = sim_copy_get(&sim_targets[i]);
+
+	cr_assert_not_null(other);
+	cr_expect_eq(copy_head(other).seq, copy_head(copy).seq, "%s", sim_targets[i].name);
+	cr_expect_arr_eq(copy_head(other).hash.b, copy_head(copy).hash.b, 16);
+	sim_copy_put(&sim_targets[i], other);
+}
+
+/* Every used block there has the content here: both applied up to head. */
+static void expect_same_content(unsigned i)
+{
+	const struct media_geom *geom = copy_geom(copy);
+	struct copy *other = sim_targets[i].copy;
+
+	cr_assert_not_null(other);
+	cr_assert_eq(copy_checkpoint(copy, copy_head(copy).seq, UINT64_MAX), 0, "%s", errmsg_get());
+	cr_assert_eq(copy_checkpoint(other, copy_head(other).seq, UINT64_MAX), 0, "%s", errmsg_get());
+	for (uint64_t blk = geom->group0_blk + MEDIA_GROUP_META_BLKS; blk < geom->blk_count; blk++) {
+		struct copy_entry a, b;
+
+		cr_assert_eq(copy_entry_get(copy, blk, &a), 0);
+		cr_assert_eq(copy_entry_get(other, blk, &b), 0);
+		cr_assert_eq(a.type, b.type, "block %llu", (unsigned long long)blk);
+		cr_assert_eq(a.csum, b.csum, "block %llu", (unsigned long long)blk);
+		if (a.type != MEDIA_FREE && a.type != MEDIA_UNWRITTEN)
+			cr_assert_eq(memcmp(pm_ptr(&pm, media_off(blk)), pm_ptr(&sim_targets[i].pm, media_off(blk)),
+					    MEDIA_BLOCK_BYTES), 0, "block %llu", (unsigned long long)blk);
+	}
+}
+
+TestSuite(policy, .timeout = 60, .fini = finish);
+
+/* ---------------------------------------------------------------- the rule */
+
+Test(policy, default_rule_is_a_majority_of_copies)
+{
+	static const uint32_t want[] = { 0, 1, 1, 2, 2, 3, 3, 4 };
+
+	start(ONE, REPLICATION_MIN_RECORDED, 0);
+	for (unsigned i = 0; i < sizeof(want) / sizeof(*want); i++)
+		cr_expect_eq(replication_default_min(i), want[i], "%u replicas", i);
+}
+
+Test(policy, mkfs_and_mount_attach_all)
+{
+	struct replication_status s;
+
+	start(TWO, REPLICATION_MIN_RECORDED, 0);
+	replication_status(r, &s);
+	cr_expect(s.as_configured && s.may_change);
+	cr_expect_eq(s.attached, 2);
+	cr_expect_eq(s.min_replicas, 1);
+	cr_expect_eq(s.replicas[1].state, REPLICATION_ATTACHED);
+	cr_expect_eq(s.replicas[1].lag, 0);
+	expect_equal(0);
+	expect_equal(1);
+	expect_same_content(0);
+}
+
+Test(policy, replica_on_this_machine_counts_only_alone)
+{
+	struct replication_status s;
+
+	start(HEAD "REPLICA h1 a.set\nREPLICA @local b.set\n", REPLICATION_MIN_RECORDED, 0);
+	replication_status(r, &s);
+	cr_expect_eq(s.attached, 1);
+	cr_expect(!s.replicas[1].counts && s.replicas[1].same_machine);
+	cr_expect_eq(s.replicas[1].state, REPLICATION_ATTACHED);
+}
+
+Test(policy, works_without_replicas)
+{
+	start(HEAD, REPLICATION_MIN_RECORDED, 0);
+	write_sync(2);
+}
+
+/* ---------------------------------------------------------------- losing */
+
+Test(policy, acknowledges_only_what_every_attached_copy_has)
+{
+	struct wait w;
+
+	start(TWO, 1, 0);
+	sim_targets[1].mute = true;
+	write_at(0, 2, 4096);
+	sync_start(&w);
+	cr_expect_not(w.done);
+	sim_target_release(&sim_targets[1]);
+	settle();
+	cr_expect(w.done && !w.err);
+}
+
+/* The commit in flight is acknowledged only together with the commit that records the loss. */
+Test(policy, loss_in_flight_is_recorded_before_anything_is_acknowledged)
+{
+	uint64_t flying, acked;
+	struct wait w;
+
+	start(TWO, 1, 0);
+	acked = fs_acked_seq(fs);
+	sim_targets[0].die_before = copy_head(copy).seq + 1;
+	sim_targets[1].mute = true;
+	write_at(0, 2, 4096);
+	sync_start(&w);
+	flying = copy_head(copy).seq;
+	cr_expect_not(w.done);
+	cr_expect_eq(slot(0)->state, SLOT_DOWN);
+
+	/* The other copy answers for the commit in flight and nothing else. */
+	sim_targets[1].mute = false;
+	replication_poll(r);
+	sim_targets[1].mute = true;
+	fs_poll(fs);
+	cr_expect_eq(copy_head(copy).seq, flying + 1, "the loss is being recorded");
+	settle();
+	cr_expect_eq(fs_acked_seq(fs), acked, "durable, but the loss is not");
+	cr_expect_not(w.done);
+
+	sim_target_release(&sim_targets[1]);
+	settle();
+	cr_expect(w.done && !w.err);
+	cr_expect_eq(member_state(0), FS_MEMBER_DETACHED);
+	cr_expect_eq(slot(0)->mark, flying - 1);
+	expect_equal(1);
+}
+
+Test(policy, below_the_rule_nothing_changes_or_is_acknowledged)
+{
+	struct replication_status s;
+	struct wait w;
+
+	start(ONE, 1, 0);
+	write_at(0, 2, 4096);
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	sync_start(&w);
+	cr_expect_not(w.done);
+	cr_expect_eq(fs_create(fs, FS_ROOT_INO, "g", S_IFREG | 0644, 0, &cred, &(uint64_t){ 0 }), -EAGAIN);
+	replication_status(r, &s);
+	cr_expect(!s.may_change && s.why_not[0] && !s.as_configured);
+	cr_expect_eq(s.replicas[0].state, REPLICATION_CONNECTING);
+	cr_expect_eq(member_state(0), FS_MEMBER_ATTACHED, "nothing to record: nobody goes on without it");
+
+	retry();
+	replication_status(r, &s);
+	cr_expect(s.may_change && s.as_configured, "%s", s.why_not);
+	settle();
+	cr_expect(w.done && !w.err);
+	expect_equal(0);
+	expect_same_content(0);
+}
+
+Test(policy, zero_required_goes_on_alone)
+{
+	start(ONE, 0, 0);
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	settle();
+	write_sync(2);
+	cr_expect_eq(member_state(0), FS_MEMBER_DETACHED);
+}
+
+Test(policy, answer_lost_after_the_commit_was_handled)
+{
+	struct wait w;
+
+	start(TWO, 1, 0);
+	sim_targets[0].die_after = copy_head(copy).seq + 1;
+	write_at(0, 2, 4096);
+	sync_start(&w);
+	cr_expect(w.done && !w.err);
+	sim_targets[0].die_after = 0;
+	retry();
+	cr_expect_eq(member_state(0), FS_MEMBER_ATTACHED);
+	expect_equal(0);
+}
+
+/* ---------------------------------------------------------------- coming back */
+
+Test(policy, returning_replica_catches_up_from_the_ring)
+{
+	start(TWO, 1, 0);
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	for (uint8_t i = 2; i < 30; i++)
+		write_sync(i);
+	write_at(0, 77, 300000);
+	write_sync(31);
+	sim_targets[0].unreachable = false;
+	retry();
+	cr_expect_eq(slot(0)->state, SLOT_LIVE, "%s", slot(0)->reason);
+	cr_expect_eq(member_state(0), FS_MEMBER_ATTACHED);
+	expect_equal(0);
+	expect_same_content(0);
+}
+
+/* What was pushed to the others before it went live reaches it inside the commit. */
+Test(policy, pushes_made_before_it_went_live_are_sent_inside)
+{
+	struct wait w;
+
+	start(TWO, 1, 0);
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	settle();
+	write_at(0, 9, 256 << 10);
+	cr_assert_gt(sim_targets[1].pushes, 0);
+	sim_targets[0].unreachable = false;
+	retry();
+	sync_start(&w);
+	cr_expect(w.done && !w.err);
+	cr_expect_eq(slot(0)->state, SLOT_LIVE, "%s", slot(0)->reason);
+	expect_equal(0);
+	expect_same_content(0);
+}
+
+Test(policy, different_history_is_refused)
+{
+	char hash[9];
+	struct copy_point theirs;
+
+	start(TWO, 1, 0);
+	/* The replica alone takes a commit that the others never see. */
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	settle();
+	{
+		struct redo_builder *b;
+		struct copy *other;
+		const void *rec;
+		struct hash128 after;
+		uint32_t len;
+
+		cr_assert_eq(copy_open(&sim_targets[0].pm, false, &other), 0);
+		theirs = copy_head(other);
+		cr_assert_eq(redo_builder_new(MIB, &b), 0);
+		redo_begin(b);
+		cr_assert_eq(redo_finish(b, theirs.seq + 1, theirs.epoch, &theirs.hash, 99, &rec, &len, &after), 0);
+		cr_assert_eq(copy_append(other, rec, len), 0, "%s", errmsg_get());
+		theirs = copy_head(other);
+		redo_builder_delete(b);
+		copy_close(other);
+	}
+	write_sync(2);
+	sim_targets[0].unreachable = false;
+	retry();
+	cr_expect_eq(slot(0)->state, SLOT_REFUSED);
+	snprintf(hash, sizeof(hash), "%02x%02x%02x%02x", theirs.hash.b[0], theirs.hash.b[1], theirs.hash.b[2], theirs.hash.b[3]);
+	cr_expect_not_null(strstr(slot(0)->reason, hash), "names its short hash: %s", slot(0)->reason);
+	cr_expect_not_null(strstr(slot(0)->reason, "restore"), "names a remedy");
+	write_sync(3);
+}
+
+/* ---------------------------------------------------------------- space */
+
+Test(policy, detached_replica_is_released_when_the_ring_is_full)
+{
+	start(TWO, 1, MEDIA_RING_BYTES_MIN);
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	settle();
+	for (unsigned i = 0; i < 3000 && slot(0)->member != FS_MEMBER_RELEASED; i++)
+		write_sync((uint8_t)i);
+	cr_expect_eq(slot(0)->member, FS_MEMBER_RELEASED);
+	cr_expect_eq(member_state(0), FS_MEMBER_RELEASED);
+	for (unsigned i = 0; i < 1000; i++)
+		write_sync((uint8_t)i);
+	sim_targets[0].unreachable = false;
+	retry();
+	cr_expect_eq(slot(0)->state, SLOT_REFUSED);
+	cr_expect_not_null(strstr(slot(0)->reason, "whole copy"), "%s", slot(0)->reason);
+	expect_equal(1);
+}
+
+/* ---------------------------------------------------------------- mounting again */
+
+/* A commit that reached only the replicas is fetched from them. */
+Test(policy, local_copy_behind_is_brought_up)
+{
+	uint8_t *before = malloc(POOL_BYTES);
+	uint64_t head;
+
+	start(TWO, 1, 0);
+	memcpy(before, pm.base, POOL_BYTES);
+	write_at(4096, 5, 100000);
+	write_sync(6);
+	head = copy_head(copy).seq;
+	unmount();
+	memcpy(pm.base, before, POOL_BYTES);
+	free(before);
+	cr_assert_eq(mount(), 0, "%s", errmsg_get());
+	settle();
+	cr_expect_eq(copy_head(copy).seq, head + 1, "and the mount's own commit");
+	expect_equal(0);
+	expect_equal(1);
+	expect_same_content(1);
+}
+
+Test(policy, replica_behind_is_caught_up_before_the_first_commit)
+{
+	uint8_t *before = malloc(POOL_BYTES);
+
+	start(TWO, 1, 0);
+	memcpy(before, sim_targets[1].pm.base, POOL_BYTES);
+	write_at(4096, 5, 100000);
+	write_sync(6);
+	unmount();
+	memcpy(sim_targets[1].pm.base, before, POOL_BYTES);
+	free(before);
+	cr_assert_eq(mount(), 0, "%s", errmsg_get());
+	settle();
+	cr_expect_eq(epoch(), 1, "nobody is missing");
+	expect_equal(1);
+	expect_same_content(1);
+}
+
+Test(policy, mount_without_a_member_raises_the_epoch)
+{
+	start(TWO, 1, 0);
+	unmount();
+	sim_targets[0].unreachable = true;
+	cr_assert_eq(mount(), 0, "%s", errmsg_get());
+	settle();
+	cr_expect_eq(epoch(), 2);
+	cr_expect_eq(member_state(0), FS_MEMBER_DETACHED);
+	sim_targets[0].unreachable = false;
+	retry();
+	cr_expect_eq(slot(0)->state, SLOT_LIVE, "%s", slot(0)->reason);
+	expect_equal(0);
+}
+
+Test(policy, mount_below_the_rule_is_refused)
+{
+	start(THREE, REPLICATION_MIN_RECORDED, 0);
+	unmount();
+	sim_targets[0].unreachable = sim_targets[2].unreachable = true;
+	cr_expect_eq(mount(), -ENOTCONN);
+	cr_expect_not_null(strstr(errmsg_get(), "not reached"), "%s", errmsg_get());
+}
+
+Test(policy, fenced_replica_makes_this_an_old_primary)
+{
+	struct copy *other;
+	struct copy_page page;
+
+	start(TWO, 1, 0);
+	unmount();
+	cr_assert_eq(copy_open(&sim_targets[1].pm, false, &other), 0);
+	page = *copy_page(other);
+	page.fence_epoch = 7;
+	cr_assert_eq(copy_page_set(other, &page), 0);
+	copy_close(other);
+	cr_expect_eq(mount(), -ESTALE);
+	cr_expect_not_null(strstr(errmsg_get(), "old"), "%s", errmsg_get());
+}
+
+/* Somebody takes over while we run: nothing more is acknowledged, with however few replicas. */
+Test(policy, takeover_under_way_stops_everything)
+{
+	struct copy *other;
+	struct copy_page page;
+	struct wait w;
+
+	start(ONE, 0, 0);
+	sim_target_cut(&sim_targets[0], -ESTALE);
+	replication_poll(r);
+	cr_assert_eq(copy_open(&sim_targets[0].pm, false, &other), 0);
+	page = *copy_page(other);
+	page.fence_epoch = 7;
+	cr_assert_eq(copy_page_set(other, &page), 0);
+	copy_close(other);
+	cr_expect(r->fenced);
+	cr_expect_eq(fs_create(fs, FS_ROOT_INO, "g", S_IFREG | 0644, 0, &cred, &(uint64_t){ 0 }), -EROFS);
+	w = (struct wait){ .w.done = wait_done };
+	(void)fs_sync_all(fs, &w.w);
+	settle();
+}
+
+Test(policy, changed_rule_is_recorded)
+{
+	struct replication_status s;
+	struct fs_state_omf state;
+
+	start(TWO, 1, 0);
+	unmount();
+	cfg.min_replicas = 2;
+	cr_assert_eq(mount(), 0, "%s", errmsg_get());
+	settle();
+	replication_status(r, &s);
+	cr_expect_eq(s.min_replicas, 2);
+	cr_assert_eq(attach_peek_state(copy, &state), 0);
+	cr_expect_eq(le32_get(state.min_replicas), 2);
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	settle();
+	replication_status(r, &s);
+	cr_expect_not(s.may_change);
+}

@@ -1,0 +1,354 @@
+/* Restore and verify over replicas in this process: local parts are real files, thrown away and rebuilt. */
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "errmsg.h"
+#include "fs/policy.h"
+#include "fs/restore.h"
+#include "tests/support/sim_link.h"
+
+#define MIB (1ull << 20)
+#define POOL_BYTES (192 * MIB) /* more than one group */
+
+static char dir[] = "/dev/shm/test_restore.XXXXXX";
+static char set_path[64], part_path[64];
+static struct poolset *set;
+static struct pool *pool;
+static struct copy *copy;
+static struct fs *fs;
+static struct replication *r;
+static struct replication_cfg cfg;
+static struct restore_cfg rc;
+static uint64_t ino;
+static const struct fs_cred cred;
+
+/* ---------------------------------------------------------------- rig */
+
+static void mkfs(void)
+{
+	struct pool_attr attr = { .signature = POOLHDR_FS_SIGNATURE, .major = POOLHDR_FS_MAJOR };
+	struct copy_format fmt = { .hash_seed = 1 };
+	struct fs_state_omf state = { .magic = "" };
+	void *rec;
+	uint32_t len;
+
+	fmt.page = (struct copy_page){ .role = MEDIA_ROLE_PRIMARY, .state = MEDIA_CONSISTENT };
+	csum_random(fmt.content_uuid, sizeof(fmt.content_uuid));
+	cr_assert_eq(replication_plan(set, cfg.min_replicas, fmt.page.instance, &state), 0, "%s", errmsg_get());
+	fmt.page.fence_epoch = le64_get(state.epoch);
+	memcpy(fmt.page.fence_id, state.epoch_id, sizeof(fmt.page.fence_id));
+	cr_assert_eq(pool_create(set, 0, &attr, 0, &pool), 0, "%s", errmsg_get());
+	cr_assert_eq(copy_format(&pool->pm, &fmt), 0, "%s", errmsg_get());
+	cr_assert_eq(copy_open(&pool->pm, false, &copy), 0, "%s", errmsg_get());
+	cr_assert_eq(fs_format(copy, &state, 0755, 0, 0, &rec, &len), 0, "%s", errmsg_get());
+	cr_assert_eq(replication_format(set, &cfg, copy, &state, rec, len, false), 0, "%s", errmsg_get());
+	free(rec);
+	copy_close(copy);
+	pool_close(pool);
+}
+
+static void settle(void)
+{
+	bool moved = true;
+
+	while (moved) {
+		moved = replication_poll(r);
+		moved |= fs_poll(fs);
+	}
+}
+
+static void mount(void)
+{
+	struct fs_cfg fc = { .repl = &replication_ops, .dirty_now = true };
+
+	cr_assert_eq(pool_open(set, 0, 0, &pool), 0, "%s", errmsg_get());
+	cr_assert_eq(copy_open(&pool->pm, false, &copy), 0, "%s", errmsg_get());
+	cr_assert_eq(replication_open(set, &cfg, &r), 0, "%s", errmsg_get());
+	replication_wait(r, 1000);
+	cr_assert_eq(replication_compare(r, copy), 0, "%s", errmsg_get());
+	fc.repl_ctx = r;
+	cr_assert_eq(fs_open(copy, &fc, &fs), 0, "%s", errmsg_get());
+	cr_assert_eq(replication_start(r, fs), 0, "%s", errmsg_get());
+	settle();
+}
+
+/* As SIGKILL would: nothing more is committed. */
+static void unmount(void)
+{
+	replication_close(r);
+	fs_close(fs);
+	copy_close(copy);
+	pool_close(pool);
+	r = NULL;
+}
+
+static uint8_t byte_at(uint64_t off, uint8_t salt)
+{
+	return (uint8_t)(off * 7 + off / 4096 * 13 + salt);
+}
+
+static void done(struct fs_waiter *w, int err)
+{
+	(void)err;
+	w->seq = UINT64_MAX;
+}
+
+static void put(uint64_t off, size_t len, uint8_t salt)
+{
+	struct fs_waiter w = { .done = done };
+	uint8_t *buf = malloc(len);
+	size_t at = 0;
+	int err;
+
+	for (size_t i = 0; i < len; i++)
+		buf[i] = byte_at(off + i, salt);
+	while ((err = fs_write(fs, ino, off, buf, len, &at)) == -EAGAIN)
+		settle();
+	cr_assert_eq(err, 0);
+	while ((err = fs_sync_inode(fs, ino, &w)) == -EAGAIN)
+		settle();
+	cr_assert_eq(err, 0);
+	settle();
+	cr_assert_eq(w.seq, UINT64_MAX, "not acknowledged");
+	free(buf);
+}
+
+static void expect_bytes(uint64_t off, size_t len, uint8_t salt)
+{
+	uint8_t *buf = malloc(len);
+	size_t got;
+
+	cr_assert_eq(fs_lookup(fs, FS_ROOT_INO, "f", &ino), 0);
+	cr_assert_eq(fs_read(fs, ino, off, buf, len, &got), 0, "%s", errmsg_get());
+	cr_assert_eq(got, len);
+	for (size_t i = 0; i < len; i++)
+		cr_assert_eq(buf[i], byte_at(off + i, salt), "at %zu", i);
+	free(buf);
+}
+
+static void setup(void)
+{
+	char text[256];
+	FILE *file;
+
+	cr_assert_not_null(mkdtemp(dir));
+	snprintf(set_path, sizeof(set_path), "%s/pool.set", dir);
+	snprintf(part_path, sizeof(part_path), "%s/part", dir);
+	snprintf(text, sizeof(text), "PMEMPOOLSET\n192M %s\nREPLICA h1 a.set\nREPLICA h2 b.set\n", part_path);
+	file = fopen(set_path, "w");
+	fputs(text, file);
+	fclose(file);
+	cr_assert_eq(poolset_read(set_path, &set), 0, "%s", errmsg_get());
+	sim_target_add("a", POOL_BYTES);
+	sim_target_add("b", POOL_BYTES);
+	cfg = (struct replication_cfg){ .min_replicas = 2, .link_open = sim_link_open };
+	rc = (struct restore_cfg){ .set_path = set_path, .link_open = sim_link_open, .quiet = true };
+	mkfs();
+	cfg.min_replicas = REPLICATION_MIN_RECORDED;
+	mount();
+	cr_assert_eq(fs_create(fs, FS_ROOT_INO, "f", S_IFREG | 0644, 0, &cred, &ino), 0);
+	cr_assert_eq(fs_opened(fs, ino), 0);
+	put(0, 3 * MIB, 1);
+	put(MIB, 100000, 1);
+}
+
+static void teardown(void)
+{
+	sim_targets_free();
+	poolset_free(set);
+	unlink(part_path);
+	unlink(set_path);
+	rmdir(dir);
+}
+
+TestSuite(restore, .timeout = 60, .init = setup, .fini = teardown);
+
+/* ---------------------------------------------------------------- the main job */
+
+Test(restore, brings_everything_back)
+{
+	unmount();
+	unlink(part_path);
+	cr_assert_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
+	mount();
+	expect_bytes(0, 3 * MIB, 1);
+	put(8 * MIB, 5000, 3);
+	cr_expect_eq(r->slots[0].state, SLOT_LIVE, "%s", r->slots[0].reason);
+	cr_expect_eq(r->slots[1].state, SLOT_LIVE, "%s", r->slots[1].reason);
+	cr_expect_gt(copy_head(copy).epoch, 1, "a new epoch");
+	unmount();
+	cr_expect_eq(verify_run(&rc), RESTORE_DONE);
+}
+
+Test(restore, newest_replica_wins_and_the_other_catches_up)
+{
+	void *before = malloc(POOL_BYTES);
+
+	memcpy(before, sim_targets[0].pm.base, POOL_BYTES);
+	put(10 * MIB, 50000, 9);
+	unmount();
+	memcpy(sim_targets[0].pm.base, before, POOL_BYTES);
+	free(before);
+	unlink(part_path);
+	cr_assert_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
+	mount();
+	expect_bytes(10 * MIB, 50000, 9);
+	cr_expect_eq(r->slots[1].state, SLOT_LIVE, "%s", r->slots[1].reason);
+	unmount();
+}
+
+/* ---------------------------------------------------------------- proof */
+
+Test(restore, too_few_reached_is_refused_unless_forced)
+{
+	struct copy *other;
+	uint64_t fence;
+
+	unmount();
+	unlink(part_path);
+	/* Two required: one alone cannot have acknowledged anything, so one reached proves it. */
+	sim_targets[1].unreachable = true;
+	cr_expect_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
+	unlink(part_path);
+
+	/* With one required it can. */
+	sim_targets[1].unreachable = false;
+	cr_assert_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
+	cfg.min_replicas = 1;
+	mount();
+	unmount();
+	unlink(part_path);
+	sim_targets[1].unreachable = true;
+	other = sim_copy_get(&sim_targets[0]);
+	fence = copy_page(other)->fence_epoch;
+	sim_copy_put(&sim_targets[0], other);
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED);
+	cr_expect_not_null(strstr(errmsg_get(), "--force --without b"), "%s", errmsg_get());
+	other = sim_copy_get(&sim_targets[0]);
+	cr_expect_eq(copy_page(other)->fence_epoch, fence, "refused without a trace");
+	sim_copy_put(&sim_targets[0], other);
+	rc.force = true;
+	rc.without = "a";
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED, "the wrong name");
+	rc.without = "b";
+	cr_expect_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
+}
+
+Test(restore, healthy_local_parts_are_not_overwritten)
+{
+	unmount();
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED);
+	cr_expect_not_null(strstr(errmsg_get(), "healthy"), "%s", errmsg_get());
+	rc.replace = true;
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED);
+	rc.from = "b";
+	cr_expect_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
+	mount();
+	expect_bytes(0, 3 * MIB, 1);
+	unmount();
+}
+
+Test(restore, parts_in_use_are_refused)
+{
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED);
+	cr_expect_eq(r->slots[0].state, SLOT_LIVE, "the running session was left alone");
+	unmount();
+}
+
+Test(restore, damaged_parts_need_replace)
+{
+	FILE *file;
+
+	unmount();
+	file = fopen(part_path, "r+");
+	fseek(file, 4096, SEEK_SET);
+	for (unsigned i = 0; i < 3 * 4096; i++)
+		fputc(0xff, file);
+	fclose(file);
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED);
+	cr_expect_not_null(strstr(errmsg_get(), "--replace"), "%s", errmsg_get());
+	rc.replace = true;
+	cr_expect_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
+	mount();
+	expect_bytes(0, 3 * MIB, 1);
+	unmount();
+}
+
+/* ---------------------------------------------------------------- damage and interruption */
+
+/* A used data block of a replica, rotten. */
+static uint64_t rot(unsigned target)
+{
+	struct copy *other = sim_copy_get(&sim_targets[target]);
+	const struct media_geom *geom = copy_geom(other);
+	uint64_t blk = geom->group0_blk + MEDIA_GROUP_META_BLKS;
+	struct copy_entry entry = { .type = MEDIA_FREE };
+
+	cr_assert_eq(copy_entry_get(copy, blk, &entry), 0);
+	while (entry.type != MEDIA_DATA)
+		cr_assert_eq(copy_entry_get(copy, ++blk, &entry), 0);
+	sim_targets[target].pm.base[media_off(blk) + 77] ^= 1;
+	sim_copy_put(&sim_targets[target], other);
+	return blk;
+}
+
+Test(restore, rotten_block_comes_from_another_replica)
+{
+	unsigned source = 0;
+
+	cr_assert_eq(fs_checkpoint(fs), 0);
+	rot(source);
+	unmount();
+	unlink(part_path);
+	rc.from = "a";
+	cr_assert_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
+	mount();
+	expect_bytes(0, 3 * MIB, 1);
+	unmount();
+	cr_expect_eq(verify_run(&rc), RESTORE_FAILED, "the replica is still rotten");
+}
+
+Test(restore, rot_everywhere_fails_and_names_the_block)
+{
+	char name[32];
+
+	cr_assert_eq(fs_checkpoint(fs), 0);
+	snprintf(name, sizeof(name), "0x%llx", (unsigned long long)rot(0));
+	rot(1);
+	unmount();
+	unlink(part_path);
+	cr_assert_eq(restore_run(&rc), RESTORE_FAILED);
+	cr_expect_not_null(strstr(errmsg_get(), name), "%s", errmsg_get());
+
+	/* What is there may not be mounted; restored again it goes on, and fails again. */
+	cr_assert_eq(pool_open(set, 0, 0, &pool), 0);
+	cr_assert_eq(copy_open(&pool->pm, false, &copy), 0);
+	cr_expect_eq(copy_page(copy)->state, MEDIA_INCONSISTENT);
+	cr_assert_eq(replication_open(set, &cfg, &r), 0);
+	replication_wait(r, 1000);
+	cr_expect_eq(replication_compare(r, copy), -EUCLEAN);
+	replication_close(r);
+	copy_close(copy);
+	pool_close(pool);
+	sim_targets[1].pm.base[strtoull(name, NULL, 16) * 4096 + 77] ^= 1;
+	cr_expect_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
+	mount();
+	expect_bytes(0, 3 * MIB, 1);
+	unmount();
+}
+
+/* ---------------------------------------------------------------- verify */
+
+Test(restore, verify_says_where_copies_differ)
+{
+	unmount();
+	cr_expect_eq(verify_run(&rc), RESTORE_DONE);
+	sim_targets[1].unreachable = true;
+	cr_expect_eq(verify_run(&rc), RESTORE_FAILED, "not all were asked");
+	sim_targets[1].unreachable = false;
+	cr_expect_eq(verify_run(&rc), RESTORE_DONE);
+}
