@@ -490,3 +490,38 @@ Test(dir, a_leaf_of_another_directory_is_refused)
 	cr_expect_eq(dir_lookup(fs, DIR_INO + 1, &dir, "x", 1, &entry), -EUCLEAN);
 	cr_expect(strstr(errmsg_get(), "another directory"));
 }
+
+/* A full node splits for a new child at each of its places: both halves are sound in their ranges, and the child and its
+ * neighbours are found where they belong. */
+Test(dir, full_nodes_split_soundly_at_every_place)
+{
+	const struct dir_range all = { .lo = 0, .hi = DIR_KEY_END };
+	const struct media_geom *geom = copy_geom(fs_copy(fs));
+	uint64_t blk, split, split_key, child = fs_root_blk(fs);
+
+	op_begin(fs);
+	cr_assert_eq(dir_node_new_root(fs, DIR_INO, child, 1000, child + 1, &blk), 0);
+	for (unsigned i = 2; i < FS_DIR_NODE_PTRS; i++) {
+		cr_assert_eq(dir_node_insert(fs, blk, DIR_INO, i - 1, i * 1000, child + i, &split, &split_key), 0);
+		cr_assert_eq(split, 0);
+	}
+	op_end(fs);
+	for (unsigned at = 0; at < FS_DIR_NODE_PTRS; at++) {
+		const struct fs_dir_node_omf *half;
+		struct dir_range low = all, high = all;
+
+		op_begin(fs);
+		cr_assert_eq(dir_node_insert(fs, blk, DIR_INO, at, at * 1000 + 500, child + 900, &split, &split_key), 0);
+		cr_assert_neq(split, 0);
+		low.hi = high.lo = split_key;
+		cr_expect_null(dir_node_check(fake_content(fs, blk), DIR_INO, low, geom));
+		cr_expect_null(dir_node_check(fake_content(fs, split), DIR_INO, high, geom));
+		for (unsigned i = 0; i < 2 * FS_DIR_NODE_PTRS; i++) {
+			uint64_t want = i == 2 * at + 1 ? child + 900 : child + i / 2;
+
+			half = fake_content(fs, i * 500 < split_key ? blk : split);
+			cr_expect_eq(le64_get(half->slot[dir_node_search(half, i * 500)].blk), want);
+		}
+		op_abort(fs, 0);
+	}
+}
