@@ -491,8 +491,8 @@ Test(dir, a_leaf_of_another_directory_is_refused)
 	cr_expect(strstr(errmsg_get(), "another directory"));
 }
 
-/* A full node splits for a new child at each of its places: both halves are sound in their ranges, and the child and its
- * neighbours are found where they belong. */
+/* A full node splits for a new child at each of its places: both halves are sound in their ranges, and the child and
+ * its neighbours are found where they belong. */
 Test(dir, full_nodes_split_soundly_at_every_place)
 {
 	const struct dir_range all = { .lo = 0, .hi = DIR_KEY_END };
@@ -511,7 +511,8 @@ Test(dir, full_nodes_split_soundly_at_every_place)
 		struct dir_range low = all, high = all;
 
 		op_begin(fs);
-		cr_assert_eq(dir_node_insert(fs, blk, DIR_INO, at, at * 1000 + 500, child + 900, &split, &split_key), 0);
+		cr_assert_eq(
+			dir_node_insert(fs, blk, DIR_INO, at, at * 1000 + 500, child + 900, &split, &split_key), 0);
 		cr_assert_neq(split, 0);
 		low.hi = high.lo = split_key;
 		cr_expect_null(dir_node_check(fake_content(fs, blk), DIR_INO, low, geom));
