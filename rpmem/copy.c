@@ -93,7 +93,8 @@ int copy_item_make(struct copy *copy, const struct redo_view *v, struct copy_ite
 	*item = (struct copy_item){
 		.rec = { .at = { v->seq, v->epoch, v->hash }, .pos = copy->head_pos, .len = v->len },
 		.delta = (int64_t)v->linked_blks - (int64_t)v->freed_blks,
-		.freed_count = v->freed_runs, .freed = freed,
+		.freed_count = v->freed_runs,
+		.freed = freed,
 	};
 	return 0;
 }
@@ -282,16 +283,16 @@ const struct copy_page *copy_page(const struct copy *copy)
 static int append_check(const struct copy *copy, const struct redo_view *v)
 {
 	if (v->epoch < copy->head.epoch || v->epoch < copy->page.fence_epoch)
-		return errmsg_set(-ESTALE, "record %llu: epoch %llu, the copy is at %llu, fenced at %llu",
-				  (ull)v->seq, (ull)v->epoch, (ull)copy->head.epoch, (ull)copy->page.fence_epoch);
+		return errmsg_set(-ESTALE, "record %llu: epoch %llu, the copy is at %llu, fenced at %llu", (ull)v->seq,
+			(ull)v->epoch, (ull)copy->head.epoch, (ull)copy->page.fence_epoch);
 	if (!copy_continues(copy, v))
 		return errmsg_set(-EILSEQ, "record %llu: does not continue the history at %llu", (ull)v->seq,
-				  (ull)copy->head.seq);
+			(ull)copy->head.seq);
 	if (!copy_used_ok(copy, v))
 		return errmsg_set(-EBADMSG, "record %llu: does not fit the count of used blocks", (ull)v->seq);
 	if (v->len > copy_ring_free(copy))
 		return errmsg_set(-ENOSPC, "record %llu: %u bytes, %llu free in the ring", (ull)v->seq, v->len,
-				  (ull)copy_ring_free(copy));
+			(ull)copy_ring_free(copy));
 	return 0;
 }
 
@@ -370,7 +371,7 @@ int copy_reset(struct copy *copy, const struct copy_point *at, uint64_t used_blk
 		return errmsg_set(-EPERM, "copy: not marked inconsistent, cannot be reset");
 	if (at->seq > MEDIA_SEQ_MAX || used_blks > copy->geom.blk_count)
 		return errmsg_set(-EINVAL, "copy: cannot be reset to sequence %llu with %llu used blocks", (ull)at->seq,
-				  (ull)used_blks);
+			(ull)used_blks);
 	pm_zero(copy->pm, media_ring_off(0), copy->geom.ring_bytes);
 	err = copy_fence(copy, PM_POINT_RESYNC);
 	if (err)

@@ -19,7 +19,7 @@ struct copy_run { /* of freed blocks */
 /* A record in the ring, and what is asked about it too often to read it again. */
 struct copy_item {
 	struct copy_rec rec;
-	int64_t delta;          /* linked - freed blocks */
+	int64_t delta; /* linked - freed blocks */
 	uint32_t freed_count;
 	struct copy_run *freed; /* freed_count of them, owned */
 };
@@ -27,24 +27,24 @@ struct copy_item {
 struct copy {
 	struct pm *pm;
 	bool read_only;
-	bool failed;                /* a fence failed: what is durable is not known any more */
+	bool failed; /* a fence failed: what is durable is not known any more */
 	struct media_geom geom;
-	struct media_sb_omf sb;     /* newest */
-	unsigned sb_slot;           /* where it is: 0 is A, 1 is B */
-	bool sb_alone;              /* the other slot is damaged or has an older tail, until the next checkpoint */
+	struct media_sb_omf sb; /* newest */
+	unsigned sb_slot;       /* where it is: 0 is A, 1 is B */
+	bool sb_alone;          /* the other slot is damaged or has an older tail, until the next checkpoint */
 	struct copy_page page;
 	uint64_t page_generation;
-	unsigned page_slot;         /* where the newest is */
+	unsigned page_slot; /* where the newest is */
 	struct copy_point tail, head;
 	uint64_t tail_pos, head_pos;
-	uint64_t bytes_held;        /* release .. tail */
-	uint64_t bytes_live;        /* tail .. head */
-	uint64_t used_blks;         /* at head */
-	uint64_t replay_seq;        /* no record behind this one was ever applied in place, not even in part and by a
-				     * process before or a call that failed */
-	struct copy_item *items;    /* circular, item_cap a power of two */
+	uint64_t bytes_held;     /* release .. tail */
+	uint64_t bytes_live;     /* tail .. head */
+	uint64_t used_blks;      /* at head */
+	uint64_t replay_seq;     /* no record behind this one was ever applied in place, not even in part and by a
+				  * process before or a call that failed */
+	struct copy_item *items; /* circular, item_cap a power of two */
 	size_t item_first, item_count, item_cap;
-	uint8_t *buf;               /* rec_max bytes: a record, or a batch of them */
+	uint8_t *buf; /* rec_max bytes: a record, or a batch of them */
 	uint64_t rec_max;
 };
 

@@ -35,16 +35,16 @@ int copy_geometry(uint64_t pool_bytes, uint64_t ring_bytes, struct media_geom *g
 
 	if (pool_bytes < MEDIA_POOL_BYTES_MIN || pool_bytes > MEDIA_POOL_BYTES_MAX)
 		return errmsg_set(-EINVAL, "pool of %llu bytes: must be %llu to %llu", (unsigned long long)pool_bytes,
-				  (unsigned long long)MEDIA_POOL_BYTES_MIN, (unsigned long long)MEDIA_POOL_BYTES_MAX);
+			(unsigned long long)MEDIA_POOL_BYTES_MIN, (unsigned long long)MEDIA_POOL_BYTES_MAX);
 	g.ring_bytes = ring_bytes ? ring_bytes : copy_ring_bytes_default(pool_bytes);
 	if (g.ring_bytes < MEDIA_RING_BYTES_MIN || g.ring_bytes > MEDIA_RING_BYTES_MAX ||
-	    g.ring_bytes % MEDIA_BLOCK_BYTES)
+		g.ring_bytes % MEDIA_BLOCK_BYTES)
 		return errmsg_set(-EINVAL, "ring of %llu bytes: must be whole blocks, %u to %u bytes",
-				  (unsigned long long)g.ring_bytes, MEDIA_RING_BYTES_MIN, MEDIA_RING_BYTES_MAX);
+			(unsigned long long)g.ring_bytes, MEDIA_RING_BYTES_MIN, MEDIA_RING_BYTES_MAX);
 	g.group0_blk = MEDIA_RING_BLK + g.ring_bytes / MEDIA_BLOCK_BYTES;
 	if (g.blk_count < g.group0_blk + MEDIA_GROUP_BLKS_MIN)
 		return errmsg_set(-EINVAL, "pool of %llu bytes: too small for a ring of %llu bytes",
-				  (unsigned long long)pool_bytes, (unsigned long long)g.ring_bytes);
+			(unsigned long long)pool_bytes, (unsigned long long)g.ring_bytes);
 	left = g.blk_count - g.group0_blk;
 	g.group_count = left / MEDIA_GROUP_BLKS;
 	rest = left % MEDIA_GROUP_BLKS;
@@ -89,7 +89,7 @@ int copy_entry_decode(uint64_t blk, const struct media_entry_omf *omf, struct co
 	if (le32_get(omf->check) != entry_check(blk, omf))
 		return errmsg_set(-EBADMSG, "block 0x%llx: table entry damaged", (unsigned long long)blk);
 	if (type > MEDIA_TYPE_MAX || seq == 0 || seq > MEDIA_SEQ_MAX ||
-	    ((type == MEDIA_FREE || type == MEDIA_UNWRITTEN) && csum))
+		((type == MEDIA_FREE || type == MEDIA_UNWRITTEN) && csum))
 		return errmsg_set(-EBADMSG, "block 0x%llx: table entry malformed", (unsigned long long)blk);
 	*entry = (struct copy_entry){ .seq = seq, .type = type, .csum = csum };
 	return 0;
@@ -123,7 +123,7 @@ int copy_summary_decode(uint64_t group, const struct media_summary_omf *omf, uin
 	if (le32_get(omf->check) != (word ? summary_check(group, omf->word) : 0))
 		return errmsg_set(-EBADMSG, "group %llu: summary damaged", (unsigned long long)group);
 	if (n > MEDIA_GROUP_BLKS - MEDIA_GROUP_META_BLKS || (word && word >> 16 == 0) ||
-	    !all_zero(omf->zero, sizeof(omf->zero)))
+		!all_zero(omf->zero, sizeof(omf->zero)))
 		return errmsg_set(-EBADMSG, "group %llu: summary malformed", (unsigned long long)group);
 	*seq = word >> 16;
 	*used = n;
@@ -157,11 +157,14 @@ int copy_page_decode(const struct media_page_omf *omf, struct copy_page *page, u
 	if (le32_get(omf->csum) != csum_crc32c(0, omf, offsetof(struct media_page_omf, csum)))
 		return errmsg_set(-EBADMSG, "per-copy page: checksum wrong");
 	if ((role != MEDIA_ROLE_PRIMARY && role != MEDIA_ROLE_REPLICA) ||
-	    (state != MEDIA_CONSISTENT && state != MEDIA_INCONSISTENT) || !all_zero(omf->zero, sizeof(omf->zero)))
+		(state != MEDIA_CONSISTENT && state != MEDIA_INCONSISTENT) || !all_zero(omf->zero, sizeof(omf->zero)))
 		return errmsg_set(-EBADMSG, "per-copy page: malformed");
 	*page = (struct copy_page){
-		.role = role, .state = state, .fence_epoch = le64_get(omf->fence_epoch),
-		.sync_seq = le64_get(omf->sync_seq), .sync_group = le64_get(omf->sync_group),
+		.role = role,
+		.state = state,
+		.fence_epoch = le64_get(omf->fence_epoch),
+		.sync_seq = le64_get(omf->sync_seq),
+		.sync_group = le64_get(omf->sync_group),
 	};
 	memcpy(page->instance, omf->instance, sizeof(page->instance));
 	memcpy(page->fence_id, omf->fence_id, sizeof(page->fence_id));
@@ -195,15 +198,15 @@ int copy_sb_check(const struct media_sb_omf *sb, uint64_t pool_bytes, struct med
 		return errmsg_set(-EBADMSG, "superblock: checksum wrong");
 	if (le32_get(sb->version) != MEDIA_VERSION)
 		return errmsg_set(-EPROTONOSUPPORT, "superblock: version %u, this program knows %u",
-				  le32_get(sb->version), MEDIA_VERSION);
+			le32_get(sb->version), MEDIA_VERSION);
 	if (unknown)
 		return errmsg_set(-EPROTONOSUPPORT, "superblock: unknown features 0x%x", unknown);
 	if (blk_count > pool_bytes / MEDIA_BLOCK_BYTES)
 		return errmsg_set(-EBADMSG, "superblock: %llu blocks, the pool has %llu", (unsigned long long)blk_count,
-				  (unsigned long long)(pool_bytes / MEDIA_BLOCK_BYTES));
+			(unsigned long long)(pool_bytes / MEDIA_BLOCK_BYTES));
 	/* zero would mean the default; the product cannot overflow behind the check above */
 	if (!ring_bytes || copy_geometry(blk_count * MEDIA_BLOCK_BYTES, ring_bytes, &g) || g.blk_count != blk_count ||
-	    !sb_places_ok(sb, &g))
+		!sb_places_ok(sb, &g))
 		return errmsg_set(-EBADMSG, "superblock: malformed");
 	*geom = g;
 	return 0;

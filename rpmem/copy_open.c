@@ -2,8 +2,8 @@
  *
  *   newest superblock --tail_pos--> record tail+1, tail+2, ... head, each checked against the one before by sequence
  *   and history hash; the first that does not continue the chain ends it. That is either the end of history (a record
- *   torn by the crash, or bytes of an earlier lap), or damage in the middle. What tells them apart is a valid record of a
- *   later sequence elsewhere in the ring: appends are fenced one by one, so nothing can be durable behind a torn one.
+ *   torn by the crash, or bytes of an earlier lap), or damage in the middle. What tells them apart is a valid record of
+ *   a later sequence elsewhere in the ring: appends are fenced one by one, so nothing can be durable behind a torn one.
  *
  * Opening stores nothing. The older superblock may name an earlier tail (a checkpoint was cut off between the two):
  * then the ring from there on is held until the next checkpoint. */
@@ -83,12 +83,12 @@ static int sb_hold(struct copy *copy, const struct media_sb_omf *older)
 
 	if (!sb_static_equal(&copy->sb, older))
 		return errmsg_set(-EBADMSG, "superblocks at 0x%llx and 0x%llx: of different pools", (ull)copy_sb_off(0),
-				  (ull)copy_sb_off(1));
+			(ull)copy_sb_off(1));
 	if (copy->page.state == MEDIA_INCONSISTENT)
 		return 0; /* cut off in copy_reset, which will be called again: nothing here counts */
 	if (old_seq > seq || (old_seq == seq && !sb_same_tail(&copy->sb, older)))
 		return errmsg_set(-EBADMSG, "superblock at 0x%llx: older, but its tail %llu is not before %llu",
-				  (ull)copy_sb_off(copy->sb_slot ^ 1), (ull)old_seq, (ull)seq);
+			(ull)copy_sb_off(copy->sb_slot ^ 1), (ull)old_seq, (ull)seq);
 	copy->bytes_held = copy_ring_dist(copy, le64_get(older->tail_pos), le64_get(copy->sb.tail_pos));
 	copy->sb_alone = old_seq != seq;
 	return 0;
@@ -119,13 +119,14 @@ static int sb_open(struct copy *copy, struct media_sb_omf *older)
 	if (err_a == -EPROTONOSUPPORT)
 		return err_a;
 	if (err_a && err_b)
-		return err_a == err_b ? err_a : errmsg_set(-EBADMSG, "no valid superblock at 0x%llx or 0x%llx",
-							   (ull)copy_sb_off(0), (ull)copy_sb_off(1));
+		return err_a == err_b ? err_a
+				      : errmsg_set(-EBADMSG, "no valid superblock at 0x%llx or 0x%llx",
+						(ull)copy_sb_off(0), (ull)copy_sb_off(1));
 	newest = err_a || (!err_b && le64_get(sb[1].generation) > le64_get(sb[0].generation));
 	unknown = le32_get(sb[newest].feat_ro) & ~MEDIA_FEATURES_RO;
 	if (unknown && !copy->read_only)
 		return errmsg_set(-EROFS, "superblock at 0x%llx: unknown features 0x%x, can only be read",
-				  (ull)copy_sb_off(newest), unknown);
+			(ull)copy_sb_off(newest), unknown);
 	copy->sb = sb[newest];
 	copy->sb_slot = newest;
 	copy->geom = geom[newest];
@@ -186,7 +187,7 @@ static int ring_walk(struct copy *copy)
 			return 0; /* appending never runs into what is held: the scan will say so */
 		if (!copy_used_ok(copy, &v))
 			return errmsg_set(-EBADMSG, "ring offset 0x%llx: record %llu does not fit the used blocks",
-					  (ull)media_ring_off(copy->head_pos), (ull)v.seq);
+				(ull)media_ring_off(copy->head_pos), (ull)v.seq);
 		err = copy_item_make(copy, &v, &item);
 		if (err)
 			return err;
@@ -204,10 +205,10 @@ static bool plausibly_later(const struct copy *copy, const struct redo_view *v, 
 static int damage(const struct copy *copy, uint64_t later_seq, uint64_t later_pos)
 {
 	return errmsg_set(-EBADMSG,
-			  "ring offset 0x%llx: record %llu is damaged, but record %llu at 0x%llx is whole: "
-			  "heal from a replica or restore",
-			  (ull)media_ring_off(copy->head_pos), (ull)copy->head.seq + 1, (ull)later_seq,
-			  (ull)media_ring_off(later_pos));
+		"ring offset 0x%llx: record %llu is damaged, but record %llu at 0x%llx is whole: "
+		"heal from a replica or restore",
+		(ull)media_ring_off(copy->head_pos), (ull)copy->head.seq + 1, (ull)later_seq,
+		(ull)media_ring_off(later_pos));
 }
 
 /* Looks for a later record in everything that was not walked. A valid record of an earlier lap is stepped over whole:

@@ -151,8 +151,11 @@ int redo_lines(struct redo_builder *b, uint64_t blk, uint32_t type, uint64_t mas
 		b->line_bytes.count = first;
 		return -ENOMEM;
 	}
-	*lines = (struct build_lines){ .blk = blk, .mask = mask, .type = type, .first = first,
-				       .csum = csum_crc32c(0, content, MEDIA_BLOCK_BYTES) };
+	*lines = (struct build_lines){ .blk = blk,
+		.mask = mask,
+		.type = type,
+		.first = first,
+		.csum = csum_crc32c(0, content, MEDIA_BLOCK_BYTES) };
 	for (uint64_t left = mask; left; left &= left - 1, to += MEDIA_LINE_BYTES)
 		memcpy(to, from + (size_t)__builtin_ctzll(left) * MEDIA_LINE_BYTES, MEDIA_LINE_BYTES);
 	return 0;
@@ -267,7 +270,7 @@ static void lines_emit(const struct redo_builder *b, struct redo_lines_omf *out,
 		size_t len = (size_t)__builtin_popcountll(lines[i].mask) * MEDIA_LINE_BYTES;
 
 		out[i] = (struct redo_lines_omf){ le64_put(lines[i].blk), le64_put(lines[i].mask),
-						  le32_put(lines[i].csum), le32_put(lines[i].type) };
+			le32_put(lines[i].csum), le32_put(lines[i].type) };
 		memcpy(bytes, from + lines[i].first * MEDIA_LINE_BYTES, len);
 		bytes += len;
 	}
@@ -312,17 +315,20 @@ static uint32_t record_emit(struct redo_builder *b, struct redo_hdr_omf *hdr)
 }
 
 int redo_finish(struct redo_builder *b, uint64_t seq, uint64_t epoch, const struct hash128 *prev, uint64_t time_ns,
-		const void **rec, uint32_t *len, struct hash128 *hash)
+	const void **rec, uint32_t *len, struct hash128 *hash)
 {
-	struct redo_hdr_omf hdr = { .magic = le32_put(REDO_MAGIC), .version = le16_put(REDO_VERSION),
-				    .seq = le64_put(seq), .epoch = le64_put(epoch), .time_ns = le64_put(time_ns) };
+	struct redo_hdr_omf hdr = { .magic = le32_put(REDO_MAGIC),
+		.version = le16_put(REDO_VERSION),
+		.seq = le64_put(seq),
+		.epoch = le64_put(epoch),
+		.time_ns = le64_put(time_ns) };
 	uint64_t freed_blks = 0;
 	uint32_t bytes;
 
 	assert(seq >= 1 && seq <= MEDIA_SEQ_MAX);
 	if (redo_bytes(b) > b->max_bytes)
 		return errmsg_set(-E2BIG, "record %llu: %llu bytes, at most %llu", (unsigned long long)seq,
-				  (unsigned long long)redo_bytes(b), (unsigned long long)b->max_bytes);
+			(unsigned long long)redo_bytes(b), (unsigned long long)b->max_bytes);
 	vec_sort(&b->linked);
 	vec_sort(&b->freed);
 	vec_sort(&b->lines);
@@ -380,10 +386,15 @@ static bool header_ok(const uint8_t *buf, uint64_t len, struct redo_view *v)
 	if (le16_get(hdr->flags) || !all_zero(hdr->zero, sizeof(hdr->zero)))
 		return false;
 	*v = (struct redo_view){
-		.len = (uint32_t)len, .seq = le64_get(hdr->seq), .epoch = le64_get(hdr->epoch),
-		.time_ns = le64_get(hdr->time_ns), .linked_runs = le32_get(hdr->linked_runs),
-		.linked_blks = le32_get(hdr->linked_blks), .freed_runs = le32_get(hdr->freed_runs),
-		.freed_blks = le32_get(hdr->freed_blks), .line_blks = le32_get(hdr->line_blks),
+		.len = (uint32_t)len,
+		.seq = le64_get(hdr->seq),
+		.epoch = le64_get(hdr->epoch),
+		.time_ns = le64_get(hdr->time_ns),
+		.linked_runs = le32_get(hdr->linked_runs),
+		.linked_blks = le32_get(hdr->linked_blks),
+		.freed_runs = le32_get(hdr->freed_runs),
+		.freed_blks = le32_get(hdr->freed_blks),
+		.line_blks = le32_get(hdr->line_blks),
 		.line_count = le32_get(hdr->line_count),
 	};
 	if (v->seq < 1 || v->seq > MEDIA_SEQ_MAX)
@@ -415,8 +426,8 @@ static bool run_type_ok(uint32_t type, bool linked)
 	return linked ? type != MEDIA_FREE && type <= MEDIA_TYPE_MAX : type == MEDIA_FREE;
 }
 
-static bool runs_ok(const struct redo_run_omf *runs, uint32_t count, uint32_t blks, bool linked,
-		    const struct media_geom *geom)
+static bool runs_ok(
+	const struct redo_run_omf *runs, uint32_t count, uint32_t blks, bool linked, const struct media_geom *geom)
 {
 	uint64_t sum = 0, behind = 0; /* first block behind the run before */
 
@@ -512,7 +523,7 @@ int redo_parse(const void *buf, uint64_t len, const struct media_geom *geom, str
 	if (!header_ok(buf, len, &v))
 		return errmsg_set(-EBADMSG, "record %llu: header malformed", (unsigned long long)le64_get(hdr->seq));
 	if (!runs_ok(v.linked, v.linked_runs, v.linked_blks, true, geom) ||
-	    !runs_ok(v.freed, v.freed_runs, v.freed_blks, false, geom) || !lists_disjoint(&v))
+		!runs_ok(v.freed, v.freed_runs, v.freed_blks, false, geom) || !lists_disjoint(&v))
 		return errmsg_set(-EBADMSG, "record %llu: linked or freed blocks malformed", (unsigned long long)v.seq);
 	if (!lines_ok(&v, geom) || !links_ok(&v))
 		return errmsg_set(-EBADMSG, "record %llu: lines malformed", (unsigned long long)v.seq);

@@ -35,17 +35,17 @@ struct touched_blk { /* has lines in the batch */
 
 struct touched_group {
 	uint64_t group;
-	uint64_t word_seq;  /* as on media: records up to here are counted */
-	uint64_t seq;       /* after the batch */
+	uint64_t word_seq; /* as on media: records up to here are counted */
+	uint64_t seq;      /* after the batch */
 	int64_t used;
 };
 
 struct replay {
 	struct copy *copy;
-	size_t count;              /* records: the first items of the ring */
+	size_t count; /* records: the first items of the ring */
 	uint64_t last_seq;
-	struct redo_view *views;   /* count of them, into copy->buf */
-	struct touched_blk *blks;  /* sorted */
+	struct redo_view *views;  /* count of them, into copy->buf */
+	struct touched_blk *blks; /* sorted */
 	size_t blk_count;
 	struct touched_group *groups; /* sorted */
 	size_t group_count;
@@ -93,7 +93,7 @@ int copy_summary_get(const struct copy *copy, uint64_t group, uint64_t *seq, uin
 	err = copy_summary_decode(group, pm_ptr(copy->pm, summary_off(copy, group)), seq, used);
 	if (!err && *used > group_room(copy, group))
 		err = errmsg_set(-EBADMSG, "group %llu: %u used of %llu blocks", (ull)group, *used,
-				 (ull)group_room(copy, group));
+			(ull)group_room(copy, group));
 	return err;
 }
 
@@ -144,8 +144,8 @@ static int record_reread(const struct copy *copy, const struct copy_rec *rec, vo
 	if (!err && (view->seq != rec->at.seq || memcmp(&view->hash, &rec->at.hash, sizeof(view->hash)) != 0))
 		err = errmsg_set(-EBADMSG, "another record than %llu", (ull)rec->at.seq);
 	if (err)
-		return errmsg_prefix(err, "ring offset 0x%llx: changed since it was checked",
-				     (ull)media_ring_off(rec->pos));
+		return errmsg_prefix(
+			err, "ring offset 0x%llx: changed since it was checked", (ull)media_ring_off(rec->pos));
 	return 0;
 }
 
@@ -272,7 +272,7 @@ static void mark_freed(struct replay *r)
 			const struct copy_run *run = &item->freed[j];
 
 			for (size_t k = blk_lower(r, run->blk);
-			     k < r->blk_count && r->blks[k].blk < run->blk + run->count; k++)
+				k < r->blk_count && r->blks[k].blk < run->blk + run->count; k++)
 				r->blks[k].freed_seq = item->rec.at.seq;
 		}
 	}
@@ -366,8 +366,7 @@ static int summaries_compute(struct replay *r)
 
 		if (at->used < 0 || (uint64_t)at->used > group_room(r->copy, at->group))
 			return errmsg_set(-EBADMSG, "group %llu: %lld blocks used after record %llu, has %llu",
-					  (ull)at->group, (long long)at->used, (ull)at->seq,
-					  (ull)group_room(r->copy, at->group));
+				(ull)at->group, (long long)at->used, (ull)at->seq, (ull)group_room(r->copy, at->group));
 	}
 	return 0;
 }
@@ -389,7 +388,7 @@ static void lines_store(struct copy *copy, uint64_t blk, uint64_t mask, uint64_t
 		unsigned count = ~from ? (unsigned)__builtin_ctzll(~from) : MEDIA_LINES_PER_BLOCK;
 
 		pm_write(copy->pm, media_off(blk) + first * MEDIA_LINE_BYTES,
-			 bytes + (size_t)__builtin_popcountll(below) * MEDIA_LINE_BYTES, count * MEDIA_LINE_BYTES);
+			bytes + (size_t)__builtin_popcountll(below) * MEDIA_LINE_BYTES, count * MEDIA_LINE_BYTES);
 		if (first + count == MEDIA_LINES_PER_BLOCK)
 			break;
 		todo = todo >> (first + count) << (first + count);
@@ -425,8 +424,10 @@ static int contents_check(const struct replay *r)
 		if (!at->seq || at->mixed)
 			continue;
 		if (csum_crc32c(0, pm_ptr(r->copy->pm, media_off(at->blk)), MEDIA_BLOCK_BYTES) != at->csum)
-			return errmsg_set(-EBADMSG, "block 0x%llx: content is not what record %llu left there: "
-					  "heal from a replica or restore", (ull)at->blk, (ull)at->seq);
+			return errmsg_set(-EBADMSG,
+				"block 0x%llx: content is not what record %llu left there: "
+				"heal from a replica or restore",
+				(ull)at->blk, (ull)at->seq);
 	}
 	return 0;
 }
@@ -444,8 +445,9 @@ static void run_apply(struct copy *copy, uint64_t seq, const struct redo_run_omf
 		size_t room = (MEDIA_BLOCK_BYTES - off % MEDIA_BLOCK_BYTES) / sizeof(*omf), n = 0;
 
 		for (; n < room && blk < behind; n++, blk++) {
-			struct copy_entry entry = { .seq = seq, .type = le32_get(run->type),
-						    .csum = csums ? le32_get(*csums++) : 0 };
+			struct copy_entry entry = {
+				.seq = seq, .type = le32_get(run->type), .csum = csums ? le32_get(*csums++) : 0
+			};
 
 			copy_entry_encode(blk, &entry, &omf[n]);
 		}
@@ -462,8 +464,9 @@ static void record_apply_entries(struct copy *copy, const struct redo_view *v)
 		csums += le32_get(v->linked[i].count);
 	}
 	for (uint32_t i = 0; i < v->line_blks; i++) {
-		struct copy_entry entry = { .seq = v->seq, .type = le32_get(v->lines[i].type),
-					    .csum = le32_get(v->lines[i].csum) };
+		struct copy_entry entry = {
+			.seq = v->seq, .type = le32_get(v->lines[i].type), .csum = le32_get(v->lines[i].csum)
+		};
 
 		entry_store(copy, le64_get(v->lines[i].blk), &entry);
 	}

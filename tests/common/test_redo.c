@@ -1,5 +1,5 @@
-/* Tests rpmem/redo.c: bytes of a record, sorting and merging of the builder, and that the parser accepts nothing but whole,
- * well-formed records. */
+/* Tests rpmem/redo.c: bytes of a record, sorting and merging of the builder, and that the parser accepts nothing but
+ * whole, well-formed records. */
 #include "redo.h"
 
 #include <criterion/criterion.h>
@@ -11,8 +11,9 @@
 #define REC_MAX (RING / REDO_RING_SHARE)
 #define FIRST 261u /* first block that can be allocated */
 
-static const struct media_geom geom = { .blk_count = 132 + 2 * 32768, .group0_blk = 132, .group_count = 2,
-					.ring_bytes = RING };
+static const struct media_geom geom = {
+	.blk_count = 132 + 2 * 32768, .group0_blk = 132, .group_count = 2, .ring_bytes = RING
+};
 static struct redo_builder *b;
 static uint8_t meta[4096], data[4096];
 
@@ -59,8 +60,8 @@ static void *aligned_copy(const void *from, size_t len, size_t room)
 	return buf;
 }
 
-/* The sample record of these tests: metadata 261, data 300 and 301 linked; 310, 312, 313 freed; three lines of 290. Given
- * in disorder. */
+/* The sample record of these tests: metadata 261, data 300 and 301 linked; 310, 312, 313 freed; three lines of 290.
+ * Given in disorder. */
 static uint32_t sample(const void **rec, struct hash128 *hash)
 {
 	struct hash128 prev;
@@ -81,6 +82,7 @@ static uint32_t sample(const void **rec, struct hash128 *hash)
 }
 
 /* Made by an independent encoder: header, linked runs, freed runs, line blocks, checksums, padding. */
+/* clang-format off */
 static const uint8_t golden_lists[] = {
 	0x52, 0x45, 0x44, 0x4f, 0x01, 0x00, 0x00, 0x00, 0xc0, 0x11, 0x00, 0x00, 0xe5, 0x59, 0xee, 0x56,
 	0x07, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
@@ -99,6 +101,7 @@ static const uint8_t golden_lists[] = {
 	0x05, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x80, 0xcb, 0x12, 0x95, 0x1a, 0x01, 0x00, 0x00, 0x00,
 	0x2c, 0x7a, 0x39, 0x71, 0x11, 0x11, 0x11, 0x11, 0x22, 0x22, 0x22, 0x22, 0x00, 0x00, 0x00, 0x00,
 };
+/* clang-format on */
 
 Test(redo, golden_bytes)
 {
@@ -266,11 +269,16 @@ static const struct bad_field {
 
 /* The same method with harmless values, so that the table above is known to fail for its own reasons. */
 static const struct bad_field good_fields[] = {
-	{ "epoch", 24, 8, UINT64_MAX }, { "sequence largest", 16, 8, MEDIA_SEQ_MAX },
-	{ "time", 72, 8, 0 }, { "previous hash", 40, 8, 0 },
-	{ "linked data elsewhere", 144, 8, 132 + 32768 + 129 }, { "freed elsewhere", 160, 8, 261 + 1 },
-	{ "line block elsewhere", 216, 8, 132 + 2 * 32768 - 1 }, { "data checksum", 244, 4, 1 },
-	{ "line block of another kind", 236, 4, MEDIA_TYPE_MAX }, { "a line's byte", 300, 1, 0 },
+	{ "epoch", 24, 8, UINT64_MAX },
+	{ "sequence largest", 16, 8, MEDIA_SEQ_MAX },
+	{ "time", 72, 8, 0 },
+	{ "previous hash", 40, 8, 0 },
+	{ "linked data elsewhere", 144, 8, 132 + 32768 + 129 },
+	{ "freed elsewhere", 160, 8, 261 + 1 },
+	{ "line block elsewhere", 216, 8, 132 + 2 * 32768 - 1 },
+	{ "data checksum", 244, 4, 1 },
+	{ "line block of another kind", 236, 4, MEDIA_TYPE_MAX },
+	{ "a line's byte", 300, 1, 0 },
 };
 
 static int parse_changed(const struct bad_field *field)
@@ -387,7 +395,8 @@ Test(redo, random_order_is_sorted_and_bounded)
 			blks[j] = swap;
 		}
 		for (unsigned i = 0; i < n; i++) {
-			cr_assert_eq(redo_link(b, blks[i], blks[i] % 5 ? MEDIA_DATA : 2 + MEDIA_DATA, (uint32_t)blks[i]), 0);
+			cr_assert_eq(
+				redo_link(b, blks[i], blks[i] % 5 ? MEDIA_DATA : 2 + MEDIA_DATA, (uint32_t)blks[i]), 0);
 			cr_assert_eq(redo_free(b, blks[i] - 1000), 0);
 			if (i < 300)
 				cr_assert_eq(redo_lines(b, blks[i] + 1000, MEDIA_DATA, 1ull << i % 64, data), 0);
@@ -458,14 +467,26 @@ Test(redo, over_the_bound_is_refused)
 /* Lengths a header may announce. */
 Test(redo, peek)
 {
-	static const struct { uint32_t len; bool good; } lens[] = {
-		{ 0, false }, { 64, false }, { 127, false }, { 128, true }, { 129, false }, { 192, true }, { REC_MAX, true },
-		{ REC_MAX + 64, false }, { UINT32_MAX, false }, { UINT32_MAX - 63, false },
+	static const struct {
+		uint32_t len;
+		bool good;
+	} lens[] = {
+		{ 0, false },
+		{ 64, false },
+		{ 127, false },
+		{ 128, true },
+		{ 129, false },
+		{ 192, true },
+		{ REC_MAX, true },
+		{ REC_MAX + 64, false },
+		{ UINT32_MAX, false },
+		{ UINT32_MAX - 63, false },
 	};
 
 	for (size_t i = 0; i < sizeof(lens) / sizeof(lens[0]); i++) {
-		struct redo_hdr_omf hdr = { .magic = le32_put(REDO_MAGIC), .version = le16_put(REDO_VERSION),
-					    .len = le32_put(lens[i].len) };
+		struct redo_hdr_omf hdr = {
+			.magic = le32_put(REDO_MAGIC), .version = le16_put(REDO_VERSION), .len = le32_put(lens[i].len)
+		};
 
 		cr_expect_eq(redo_peek_len(&hdr, &geom), lens[i].good ? lens[i].len : 0, "length %u", lens[i].len);
 	}
