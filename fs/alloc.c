@@ -115,7 +115,7 @@ static int group_load(struct fs *fs, uint64_t g)
 
 	if (group->used)
 		return 0;
-	used = calloc(MEDIA_GROUP_BLKS / WORD_BITS, sizeof(*used));
+	used = calloc(2 * MEDIA_GROUP_BLKS / WORD_BITS, sizeof(*used));
 	if (!used)
 		return -ENOMEM;
 	err = group_fill(fs, g, used, &group->free);
@@ -124,6 +124,7 @@ static int group_load(struct fs *fs, uint64_t g)
 		return err;
 	}
 	group->used = used;
+	group->leaving = used + MEDIA_GROUP_BLKS / WORD_BITS;
 	group->full = group->free == 0;
 	return 0;
 }
@@ -211,6 +212,7 @@ static void alloc_clear(struct fs *fs, uint64_t blk)
 	assert(group->used);
 	assert(bit_get(group->used, i));
 	bit_clear(group->used, i);
+	bit_clear(group->leaving, i);
 	group->free++;
 	group->full = false;
 	fs->alloc.free++;
@@ -284,17 +286,33 @@ void alloc_unreserve(struct fs *fs, uint64_t blks)
 
 /* ---------------------------------------------------------------- taking back */
 
-int alloc_pend(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_seq)
+int alloc_leave(struct fs *fs, uint64_t blk)
 {
-	struct alloc *a = &fs->alloc;
 	uint64_t g = media_group_of(&fs->geom, blk);
+	struct group *group = &fs->alloc.groups[g];
 	uint32_t i = (uint32_t)(blk - media_group_blk(&fs->geom, g));
 	int err = group_load(fs, g);
 
 	if (err)
 		return err;
-	if (!bit_get(a->groups[g].used, i))
-		return errmsg_set(-EUCLEAN, "block %#llx freed, but its table entry says free", (unsigned long long)blk);
+	if (!bit_get(group->used, i) || bit_get(group->leaving, i))
+		return errmsg_set(-EUCLEAN, "block %#llx to be freed is not in use: a pointer to it is damaged",
+				  (unsigned long long)blk);
+	bit_set(group->leaving, i);
+	return 0;
+}
+
+void alloc_stay(struct fs *fs, uint64_t blk)
+{
+	uint64_t g = media_group_of(&fs->geom, blk);
+
+	bit_clear(fs->alloc.groups[g].leaving, (uint32_t)(blk - media_group_blk(&fs->geom, g)));
+}
+
+int alloc_pend(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_seq)
+{
+	struct alloc *a = &fs->alloc;
+
 	if (a->wait_ack_head > WAIT_ACK_SLACK && a->wait_ack_head > a->wait_ack.n / 2) {
 		a->wait_ack.n -= a->wait_ack_head;
 		memmove(a->wait_ack.v, a->wait_ack.v + a->wait_ack_head, a->wait_ack.n * sizeof(*a->wait_ack.v));

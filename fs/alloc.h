@@ -29,6 +29,11 @@ int alloc_block(struct fs *fs, enum alloc_class class, uint64_t *blk);
 /* Up to want free blocks in a row for data, at least one: *got. */
 int alloc_run(struct fs *fs, enum alloc_class class, uint64_t want, uint64_t *blk, uint64_t *got);
 
+/* A block in use is about to be freed; -EUCLEAN: it is not in use, or freed already (a damaged pointer). alloc_stay takes
+ * that back. */
+int alloc_leave(struct fs *fs, uint64_t blk);
+void alloc_stay(struct fs *fs, uint64_t blk);
+
 /* A block that no commit ever linked and no message named: free at once. */
 void alloc_undo(struct fs *fs, uint64_t blk);
 

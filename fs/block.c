@@ -328,14 +328,17 @@ void block_unlink_fresh_data(struct fs *fs, uint64_t blk)
 
 int block_free(struct fs *fs, uint64_t blk)
 {
+	int err;
+
 	assert(fs->op.open);
 	if (!media_blk_valid(&fs->geom, blk))
 		return damaged_pointer(blk);
 	/* room for what block_free_now will note, so that the end of the operation cannot fail */
-	if (vec_reserve(&fs->running.freed, fs->op.freed.n + 1) ||
+	if (vec_reserve(&fs->running.freed, fs->op.freed.n + 1) || vec_reserve(&fs->op.freed, 1) ||
 	    vec_reserve(&fs->alloc.wait_ack, fs->running.freed.n + fs->op.freed.n + 1))
 		return -ENOMEM;
-	return vec_push(&fs->op.freed, blk);
+	err = alloc_leave(fs, blk);
+	return err ? err : vec_push(&fs->op.freed, blk);
 }
 
 /* A block the running commit links is simply taken out of it; its pushed copy may still be on the way to a replica, so it

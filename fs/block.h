@@ -43,7 +43,8 @@ int block_put(struct fs *fs, struct shadow *shadow, uint32_t off, const void *sr
 /* Allocates a metadata block, content zero. -ENOSPC: none left for that class, -ENOMEM. */
 int block_new(struct fs *fs, enum alloc_class class, uint32_t type, uint64_t *blk, struct shadow **shadow);
 
-/* Frees a block of any type, at the end of the operation. -ENOMEM. */
+/* Frees a block of any type, at the end of the operation. -EUCLEAN: it is not in use; -EBADMSG: its group's table is
+ * damaged; -ENOMEM. */
 int block_free(struct fs *fs, uint64_t blk);
 
 /* Links a staged data block (allocated by alloc_data, content in place and pm_written) into the running commit. It is

@@ -75,6 +75,7 @@ struct pending {
 
 struct group { /* alloc.c */
 	uint64_t *used;     /* bitmap, NULL: not looked at yet */
+	uint64_t *leaving;  /* bitmap behind it: freed by an operation, not given out again yet */
 	uint32_t free, len; /* free: valid with used */
 	bool full;          /* nothing free when last looked at, or the summary says so */
 };

@@ -86,6 +86,8 @@ int op_abort(struct fs *fs, int err)
 	/* the staged content stays the stream's: only the link is undone */
 	for (size_t i = fs->op.fresh_data.n; i-- > 0;)
 		block_unlink_fresh_data(fs, fs->op.fresh_data.v[i]);
+	for (size_t i = 0; i < fs->op.freed.n; i++)
+		alloc_stay(fs, fs->op.freed.v[i]);
 	op_clear(fs);
 	return err;
 }
