@@ -187,7 +187,8 @@ static void info_copy(const struct cmd_local *local, uint64_t waiting)
 	if (waiting == 0)
 		printf("state:       clean\n");
 	else
-		printf("state:       %" PRIu64 " commits wait in the journal; the next mount replays them\n", waiting);
+		printf("state:       %" PRIu64 " commit%s in the journal; the next mount replays\n", waiting,
+		       waiting == 1 ? " waits" : "s wait");
 	printf("durability:  %s\n", pm_domain_name(local->pool->pm.domain));
 }
 
@@ -198,7 +199,9 @@ static const char *const member_states[] = {
 
 static void info_members(const struct fs_state_omf *state, const struct poolset *set)
 {
-	printf("rule:        at least %u replicas\n", le32_get(state->min_replicas));
+	uint32_t min = le32_get(state->min_replicas);
+
+	printf("rule:        at least %u replica%s\n", min, min == 1 ? "" : "s");
 	for (uint32_t i = 1; i < le32_get(state->member_count); i++) {
 		const struct fs_member_omf *member = &state->members[i];
 		uint32_t known = le32_get(member->state);

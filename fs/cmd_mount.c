@@ -305,6 +305,7 @@ static int start_fuse(struct mount *m)
 
 static void stop(struct mount *m)
 {
+	front_fini(&m->front);
 	if (m->front.session != NULL) {
 		fuse_session_unmount(m->front.session);
 		fuse_session_destroy(m->front.session);
@@ -323,13 +324,9 @@ static int serve(struct mount *m)
 	};
 	int err = front_init(&m->front);
 
-	if (err != 0)
-		return err;
-	err = start_fuse(m);
 	if (err == 0)
-		return loop_run(&m->front, &cfg);
-	front_fini(&m->front);
-	return err;
+		err = start_fuse(m);
+	return err == 0 ? loop_run(&m->front, &cfg) : err;
 }
 
 /* The whole life of the daemon; returns the exit code. */

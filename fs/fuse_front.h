@@ -64,7 +64,7 @@ struct front {
 extern const struct fuse_lowlevel_ops front_ops; /* userdata: the struct front */
 
 int front_init(struct front *front); /* -ENOMEM */
-/* Answers ENOTCONN to whatever still waits. */
+/* Answers ENOTCONN to whatever still waits. May be called again, and on zeros. */
 void front_fini(struct front *front);
 
 /* Answers with an error: what only media damage explains becomes EIO, the log says why. */

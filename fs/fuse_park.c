@@ -323,4 +323,6 @@ void front_fini(struct front *front)
 	}
 	free(front->read_buf);
 	free(front->status);
+	front->read_buf = NULL;
+	front->status = NULL;
 }

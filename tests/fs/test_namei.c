@@ -35,11 +35,6 @@ static void setup(void)
 	core_rig_make(&rig, 64 * MIB, 0);
 }
 
-static void setup_small_ring(void)
-{
-	core_rig_make(&rig, 32 * MIB, MEDIA_RING_BYTES_MIN);
-}
-
 static void teardown(void)
 {
 	check_media();
@@ -696,7 +691,9 @@ Test(namei, random_operations_match_the_model)
 	play(1);
 }
 
-Test(namei, random_operations_match_the_model_on_the_smallest_ring, .init = setup_small_ring)
+Test(namei, random_operations_match_the_model_on_the_smallest_ring)
 {
+	core_rig_free(&rig);
+	core_rig_make(&rig, 32 * MIB, MEDIA_RING_BYTES_MIN);
 	play(2);
 }
