@@ -2,27 +2,39 @@
 #include "restore.h"
 
 #include <getopt.h>
-#include <stdio.h>
+#include "cmd.h"
 #include "errmsg.h"
-#include "log.h"
 
-static int usage(const char *text)
+static int tell(enum restore_exit code)
 {
-	fputs(text, stderr);
-	return RESTORE_USAGE;
+	if (code == RESTORE_REFUSED)
+		cmd_error("refused: %s", errmsg_get());
+	else if (code != RESTORE_DONE && errmsg_get()[0])
+		cmd_error("%s", errmsg_get());
+	return (int)code;
 }
 
-static int tell(const char *command, enum restore_exit code)
+/* Reads the poolset, runs, tells. */
+static int run(const char *set_path, struct restore_cfg *cfg, enum restore_exit (*what)(const struct restore_cfg *cfg))
 {
-	if (code != RESTORE_DONE && errmsg_get()[0])
-		fprintf(stderr, "rpmemfs %s: %s%s\n", command, code == RESTORE_REFUSED ? "refused: " : "", errmsg_get());
-	return (int)code;
+	struct poolset *set;
+	enum restore_exit code;
+	int err = poolset_read(set_path, &set);
+
+	if (err)
+		return cmd_failed(err);
+	cfg->set = set;
+	if (!cfg->command)
+		cfg->command = cmd_rpmemd(set);
+	code = what(cfg);
+	poolset_free(set);
+	return tell(code);
 }
 
 enum { OPT_FROM = 256, OPT_WITHOUT, OPT_FORCE, OPT_REPLACE, OPT_PROVIDER, OPT_COMMAND, OPT_QUIET };
 
 static const char restore_usage[] =
-	"usage: rpmemfs restore POOLSET [options]\n"
+	"POOLSET [options]\n"
 	"  --from NAME          the replica to restore from; default: the newest\n"
 	"  --replace            overwrite local parts that exist\n"
 	"  --force --without NAME,...\n"
@@ -38,7 +50,7 @@ int cmd_restore(int argc, char **argv)
 		{ "provider", required_argument, NULL, OPT_PROVIDER }, { "command", required_argument, NULL, OPT_COMMAND },
 		{ "quiet", no_argument, NULL, OPT_QUIET },           { NULL, 0, NULL, 0 },
 	};
-	struct restore_cfg cfg = { .set_path = NULL };
+	struct restore_cfg cfg = { .set = NULL };
 	int opt;
 
 	optind = 1;
@@ -51,17 +63,16 @@ int cmd_restore(int argc, char **argv)
 		case OPT_PROVIDER: cfg.provider = optarg; break;
 		case OPT_COMMAND: cfg.command = optarg; break;
 		case OPT_QUIET: cfg.quiet = true; break;
-		default: return usage(restore_usage);
+		default: return cmd_usage(restore_usage);
 		}
 	}
 	if (optind + 1 != argc)
-		return usage(restore_usage);
-	cfg.set_path = argv[optind];
-	return tell("restore", restore_run(&cfg));
+		return cmd_usage(restore_usage);
+	return run(argv[optind], &cfg, restore_run);
 }
 
 static const char verify_usage[] =
-	"usage: rpmemfs verify POOLSET [options]\n"
+	"POOLSET [options]\n"
 	"  --provider NAME      tcp or verbs\n"
 	"  --quiet              no progress\n";
 
@@ -71,7 +82,7 @@ int cmd_verify(int argc, char **argv)
 		{ "provider", required_argument, NULL, OPT_PROVIDER }, { "command", required_argument, NULL, OPT_COMMAND },
 		{ "quiet", no_argument, NULL, OPT_QUIET },             { NULL, 0, NULL, 0 },
 	};
-	struct restore_cfg cfg = { .set_path = NULL };
+	struct restore_cfg cfg = { .set = NULL };
 	int opt;
 
 	optind = 1;
@@ -80,11 +91,10 @@ int cmd_verify(int argc, char **argv)
 		case OPT_PROVIDER: cfg.provider = optarg; break;
 		case OPT_COMMAND: cfg.command = optarg; break;
 		case OPT_QUIET: cfg.quiet = true; break;
-		default: return usage(verify_usage);
+		default: return cmd_usage(verify_usage);
 		}
 	}
 	if (optind + 1 != argc)
-		return usage(verify_usage);
-	cfg.set_path = argv[optind];
-	return tell("verify", verify_run(&cfg));
+		return cmd_usage(verify_usage);
+	return run(argv[optind], &cfg, verify_run);
 }
