@@ -54,13 +54,13 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
           common/test_redo common/test_copy_omf common/test_copy common/test_copy_open common/test_replay common/test_codec \
           rpmem/test_target rpmem/test_lane rpmem/test_link rpmem/test_ssh \
           rpmemd/test_config rpmemd/test_store rpmemd/test_server rpmemd/test_engine \
-          fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_namei fs/test_file fs/test_policy
+          fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_namei fs/test_file fs/test_policy fs/test_restore
 SUPPORT := tests/support/core_rig tests/support/sim_link tests/support/copy_rig
 
 PROGRAMS := $(BUILD)/rpmemfs $(BUILD)/rpmemd
 
 # ---------------------------------------------------------------- rules
-.PHONY: all check explore bench install clean help format
+.PHONY: all check suites system explore bench install clean help format
 all: $(PROGRAMS)
 
 obj  = $(patsubst %,$(BUILD)/obj/%.o,$(1))
@@ -101,6 +101,14 @@ $(addprefix $(BUILD)/tests/fs/,test_map test_dir test_itable): $(call tobj,tests
 
 # ---------------------------------------------------------------- tests
 suites: $(SUITES:%=$(BUILD)/tests/%)
+
+# The system tests' helper; tests/system/run BUILD needs it beside the programs.
+system: all $(BUILD)/tests/system/fsio
+
+$(BUILD)/tests/system/fsio: $(BUILD)/obj/tests/system/helpers/fsio.o
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^
 
 check: all suites
 	scripts/check $(BUILD) $(SUITES)
