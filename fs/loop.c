@@ -42,6 +42,7 @@ struct loop {
 	int signal_fd, leave_fd;
 	bool told;              /* cfg->ready was called */
 	bool idle_work;         /* fs_idle may have something to do */
+	bool idling;            /* in the middle of it: nothing has come since its last step */
 	bool leaving;
 	uint64_t leave_by_ns;
 	pthread_t unmounter;
@@ -232,11 +233,14 @@ static void round_busy(struct loop *loop, bool moved)
 
 static void round_idle(struct loop *loop, bool moved)
 {
+	bool came;
+
 	loop->busy_since_ns = 0;
-	if (sleep_for(loop, moved ? 0 : loop->idle_work ? IDLE_MS : -1) || moved)
-		return;
-	if (loop->idle_work)
-		loop->idle_work = fs_idle(loop->front->fs);
+	loop->idle_work |= moved; /* a commit that landed may be what a step waited for */
+	came = sleep_for(loop, moved || loop->idling ? 0 : loop->idle_work ? IDLE_MS : -1);
+	loop->idling = false;
+	if (!came && !moved && loop->idle_work)
+		loop->idling = loop->idle_work = fs_idle(loop->front->fs);
 }
 
 static bool over(const struct loop *loop)
