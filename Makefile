@@ -51,7 +51,8 @@ FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/re
 
 # Criterion suites: tests/<name>.c
 SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolset common/test_poolhdr common/test_pool common/test_persist \
-          common/test_redo common/test_copy_omf common/test_copy common/test_copy_open common/test_replay common/test_codec \
+          common/test_redo common/test_copy_omf common/test_copy common/test_copy_open common/test_replay common/test_replay_crash \
+          common/test_codec \
           rpmem/test_target rpmem/test_lane rpmem/test_link rpmem/test_ssh \
           rpmemd/test_config rpmemd/test_store rpmemd/test_server rpmemd/test_engine \
           fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_namei fs/test_file fs/test_policy fs/test_restore

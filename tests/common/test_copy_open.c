@@ -287,6 +287,22 @@ Test(copy_open, record_of_another_history_is_refused)
 	expect_open(-EBADMSG, "record 2");
 }
 
+/* Epochs never fall: such a record is whole, so it is damage, not the end. */
+Test(copy_open, record_of_an_older_epoch_is_refused)
+{
+	struct copy_point head;
+	struct hash128 hash;
+	const void *rec;
+	uint32_t len;
+
+	rig.epoch = 5;
+	cr_assert_eq(rig_commit_bytes(&rig, 256), 0);
+	head = copy_head(rig.copy);
+	cr_assert_eq(redo_finish(rig.b, 2, 4, &head.hash, 0, &rec, &len, &hash), 0);
+	memcpy(ring_at(256), rec, len);
+	expect_open(-EBADMSG, "record 2");
+}
+
 /* Opening a copy stores nothing: its memory may be mapped for reading only. Any bytes in the ring are survived. */
 Test(copy_open, random_ring_bytes)
 {

@@ -297,6 +297,44 @@ Test(replay, record_changed_in_the_ring)
 	cr_expect(block_is(blk, 0x21));
 }
 
+/* Another whole record of the same sequence in its place. */
+Test(replay, record_replaced_in_the_ring)
+{
+	static const struct hash128 prev;
+	struct hash128 hash;
+	const void *rec;
+	uint32_t len;
+
+	cr_assert_eq(rig_commit_bytes(&rig, 128), 0);
+	cr_assert_eq(redo_finish(rig.b, 1, 1, &prev, 99, &rec, &len, &hash), 0);
+	memcpy(rig.pm.base + media_ring_off(0), rec, len);
+	cr_expect_eq(copy_checkpoint(rig.copy, ALL, ALL), -EBADMSG);
+	cr_expect_not_null(strstr(errmsg_get(), "changed"), "%s", errmsg_get());
+}
+
+/* A call that failed has stored lines of its last record; smaller steps afterwards do not take these for rot. */
+Test(replay, smaller_steps_after_a_failed_call)
+{
+	uint64_t good = rig.first, bad = rig.first + 1;
+	uint8_t content[4096];
+
+	cr_assert_eq(rig_commit_meta(&rig, good, 0x10), 0);
+	cr_assert_eq(rig_commit_meta(&rig, bad, 0x10), 0);
+	checkpoint(ALL);
+	memset(content, 0x10, sizeof(content));
+	for (unsigned i = 0; i < 2; i++) {
+		memset(content + i * 64, 0x20, 64);
+		cr_assert_eq(redo_lines(rig.b, good, MEDIA_META_FIRST, 1ull << i, content), 0);
+		cr_assert_eq(rig_commit(&rig), 0);
+	}
+	cr_assert_eq(rig_commit_line(&rig, bad, 0, 0x33), 0);
+	block(bad)[4000] ^= 1;
+	cr_assert_eq(copy_checkpoint(rig.copy, ALL, ALL), -EBADMSG);
+	cr_expect_eq(copy_checkpoint(rig.copy, 3, ALL), 0, "%s", errmsg_get());
+	cr_expect_eq(copy_checkpoint(rig.copy, 4, ALL), 0, "%s", errmsg_get());
+	cr_expect_eq(copy_checkpoint(rig.copy, ALL, ALL), -EBADMSG);
+}
+
 static uint8_t *summary(uint64_t group)
 {
 	return rig.pm.base + media_off(media_group_blk(copy_geom(rig.copy), group));
