@@ -4,9 +4,9 @@
  *   our head in the peer's history  we lack records: pulled from its ring, with the data they link
  *   neither                         different histories: refused, nothing is dropped
  *
- * Which epoch is ours: the state block's or the fence of the local page, the greater one. Restore fences the replicas and
- * the new local copy alike, and the first mount after it raises the state block's epoch to that fence. A copy fenced beyond
- * belongs to a primary that came after us.
+ * Which epoch is ours: the state block's or the fence of the local page, the greater one. Restore fences the replicas
+ * and the new local copy alike, and the first mount after it raises the state block's epoch to that fence. A copy
+ * fenced beyond belongs to a primary that came after us.
  *
  * Everything is decided from records and pages; nothing is stored anywhere before all reachable copies were judged. */
 #include "policy.h"
@@ -34,7 +34,8 @@ void attach_lines_apply(const struct redo_view *v, uint64_t blk, uint8_t *conten
 
 		for (uint64_t mask = le64_get(v->lines[i].mask); mask; mask &= mask - 1, line += MEDIA_LINE_BYTES) {
 			if (ours)
-				memcpy(content + (size_t)__builtin_ctzll(mask) * MEDIA_LINE_BYTES, line, MEDIA_LINE_BYTES);
+				memcpy(content + (size_t)__builtin_ctzll(mask) * MEDIA_LINE_BYTES, line,
+					MEDIA_LINE_BYTES);
 		}
 	}
 }
@@ -59,7 +60,7 @@ int attach_peek_state(const struct copy *copy, struct fs_state_omf *state)
 	}
 	free(rec);
 	if (!err && (memcmp(state->magic, FS_STATE_MAGIC, sizeof(state->magic)) ||
-		     le32_get(state->member_count) > FS_MEMBERS_MAX))
+			    le32_get(state->member_count) > FS_MEMBERS_MAX))
 		err = errmsg_set(-EBADMSG, "block 0x%" PRIx64 ": not a state block", root);
 	return err;
 }
@@ -91,15 +92,17 @@ static bool point_equal(const struct copy_point *a, const struct copy_point *b)
 }
 
 static enum verdict different(const struct replication *r, const struct slot *slot, const struct copy_point *ours,
-			      const struct copy_point *theirs)
+	const struct copy_point *theirs)
 {
 	char a[9], b[9];
 
 	errmsg_set(-EILSEQ,
-		   "different history: at commit %" PRIu64 " it is %s there (epoch %" PRIu64 ") and %s here (epoch %" PRIu64
-		   "); to go on with that one: rpmemfs restore %s --from %s --replace; to go on with this one: take the replica "
-		   "out of %s", ours->seq, short_hash(&theirs->hash, b), theirs->epoch, short_hash(&ours->hash, a),
-		   ours->epoch, r->set->path, slot->conf->name, r->set->path);
+		"different history: at commit %" PRIu64 " it is %s there (epoch %" PRIu64
+		") and %s here (epoch %" PRIu64 "); to go on with that one: rpmemfs restore %s --from %s --replace; to "
+						"go on with this one: take the replica "
+		"out of %s",
+		ours->seq, short_hash(&theirs->hash, b), theirs->epoch, short_hash(&ours->hash, a), ours->epoch,
+		r->set->path, slot->conf->name, r->set->path);
 	return VERDICT_DIFFERENT;
 }
 
@@ -113,10 +116,13 @@ static enum verdict judge_content(const struct replication *r, const struct repl
 	else if (memcmp(peer->content_uuid, sb->content_uuid, sizeof(sb->content_uuid)))
 		errmsg_set(-EMEDIUMTYPE, "the pool there is a copy of something else");
 	else if (peer->page.state != MEDIA_CONSISTENT)
-		errmsg_set(-EUCLEAN, "the copy there is marked inconsistent: it was being overwritten and needs a whole copy");
+		errmsg_set(-EUCLEAN,
+			"the copy there is marked inconsistent: it was being overwritten and needs a whole copy");
 	else if (peer->ring_bytes != geom->ring_bytes || peer->blk_count < geom->blk_count)
-		errmsg_set(-EFBIG, "the copy there has %" PRIu64 " blocks and a ring of %" PRIu64 " bytes, here it is %" PRIu64
-			   " and %" PRIu64, peer->blk_count, peer->ring_bytes, geom->blk_count, geom->ring_bytes);
+		errmsg_set(-EFBIG,
+			"the copy there has %" PRIu64 " blocks and a ring of %" PRIu64 " bytes, here it is %" PRIu64
+			" and %" PRIu64,
+			peer->blk_count, peer->ring_bytes, geom->blk_count, geom->ring_bytes);
 	else
 		return VERDICT_IN_LINE;
 	return VERDICT_UNUSABLE;
@@ -129,9 +135,11 @@ static enum verdict judge_fence(const struct replication *r, const struct slot *
 
 	if (fence < r->epoch || (fence == r->epoch && !memcmp(peer->page.fence_id, r->epoch_id, sizeof(r->epoch_id))))
 		return VERDICT_IN_LINE;
-	errmsg_set(-ESTALE, "fenced at epoch %" PRIu64 ", this copy is of epoch %" PRIu64 ": another primary has taken over, this is "
-		   "an old one; to make it a copy of that one: rpmemfs restore %s --from %s --replace", fence, r->epoch,
-		   r->set->path, slot->conf->name);
+	errmsg_set(-ESTALE,
+		"fenced at epoch %" PRIu64 ", this copy is of epoch %" PRIu64
+		": another primary has taken over, this is "
+		"an old one; to make it a copy of that one: rpmemfs restore %s --from %s --replace",
+		fence, r->epoch, r->set->path, slot->conf->name);
 	return VERDICT_FENCED;
 }
 
@@ -142,9 +150,10 @@ static enum verdict judge_ahead(const struct replication *r, struct slot *slot)
 	int err = slot->link->ops->chain(slot->link, ours.seq, &theirs);
 
 	if (err == -ERANGE) {
-		errmsg_set(-EUCLEAN, "the copy there is at commit %" PRIu64 ", this one at %" PRIu64
-			   ", too far behind to be brought up; rpmemfs restore %s --from %s --replace",
-			   slot->link->peer.head.seq, ours.seq, r->set->path, slot->conf->name);
+		errmsg_set(-EUCLEAN,
+			"the copy there is at commit %" PRIu64 ", this one at %" PRIu64
+			", too far behind to be brought up; rpmemfs restore %s --from %s --replace",
+			slot->link->peer.head.seq, ours.seq, r->set->path, slot->conf->name);
 		return VERDICT_DIFFERENT;
 	}
 	if (err)
@@ -158,8 +167,10 @@ static enum verdict judge_behind(const struct replication *r, struct slot *slot)
 	struct copy_point ours;
 
 	if (!point_at(r->copy, theirs->seq, &ours)) {
-		errmsg_set(-ENODATA, "the copy there is at commit %" PRIu64 ", the ring here starts behind %" PRIu64
-			   ": it needs a whole copy", theirs->seq, copy_tail(r->copy).seq);
+		errmsg_set(-ENODATA,
+			"the copy there is at commit %" PRIu64 ", the ring here starts behind %" PRIu64
+			": it needs a whole copy",
+			theirs->seq, copy_tail(r->copy).seq);
 		return VERDICT_UNUSABLE;
 	}
 	return point_equal(&ours, theirs) ? VERDICT_IN_LINE : different(r, slot, &ours, theirs);
@@ -245,8 +256,9 @@ static int load_state(struct replication *r)
 	int err;
 
 	if (page->state != MEDIA_CONSISTENT)
-		return errmsg_set(-EUCLEAN, "the local copy is marked inconsistent: a restore was interrupted; rpmemfs restore %s",
-				  r->set->path);
+		return errmsg_set(-EUCLEAN,
+			"the local copy is marked inconsistent: a restore was interrupted; rpmemfs restore %s",
+			r->set->path);
 	err = attach_peek_state(r->copy, &state);
 	if (err)
 		return err;
@@ -278,8 +290,9 @@ static int compare_and_pull(struct replication *r)
 			log_warn("replica %s: has newer commits than the local copy", newest->conf->name);
 			return 0;
 		}
-		log_info("replica %s: has commits up to %" PRIu64 ", the local copy up to %" PRIu64 ": fetched from there",
-			 newest->conf->name, newest->link->peer.head.seq, copy_head(r->copy).seq);
+		log_info("replica %s: has commits up to %" PRIu64 ", the local copy up to %" PRIu64
+			 ": fetched from there",
+			newest->conf->name, newest->link->peer.head.seq, copy_head(r->copy).seq);
 		err = attach_pull(r->copy, newest->link);
 		if (err)
 			return errmsg_prefix(err, "replica %s", newest->conf->name);
@@ -344,15 +357,15 @@ static void catch_up_all(struct replication *r)
 static int too_few(const struct replication *r, uint32_t need)
 {
 	char text[ERRMSG_BYTES_MAX];
-	size_t len = (size_t)snprintf(text, sizeof(text), "%u of the %" PRIu32 " replicas needed are in line", policy_live(r, false),
-				      need);
+	size_t len = (size_t)snprintf(
+		text, sizeof(text), "%u of the %" PRIu32 " replicas needed are in line", policy_live(r, false), need);
 
 	for (unsigned i = 0; i < r->slot_count && len < sizeof(text); i++) {
 		const struct slot *slot = &r->slots[i];
 
 		if (slot->state != SLOT_LIVE)
 			len += (size_t)snprintf(text + len, sizeof(text) - len, "; %s: %s", slot->conf->name,
-						slot->reason[0] ? slot->reason : "not connected yet");
+				slot->reason[0] ? slot->reason : "not connected yet");
 	}
 	return errmsg_set(-ENOTCONN, "%s", text);
 }

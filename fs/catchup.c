@@ -1,8 +1,8 @@
 /* Catching up: the records a replica lacks, from the local ring, with the data they link from the local pool.
  *
- * One record at a time, each only after the one before is answered: its data may lie in blocks that the record before freed.
- * A linked block's content is compared with the record's checksum before it is sent: once the replica is released its
- * blocks may have been given out again, and then the history cannot be replayed there any more. */
+ * One record at a time, each only after the one before is answered: its data may lie in blocks that the record before
+ * freed. A linked block's content is compared with the record's checksum before it is sent: once the replica is
+ * released its blocks may have been given out again, and then the history cannot be replayed there any more. */
 #include "policy.h"
 
 #include <assert.h>
@@ -26,8 +26,10 @@ static int run_verify(struct copy *copy, uint64_t seq, uint64_t blk, uint32_t co
 		const void *content = pm_ptr(copy_pm(copy), media_off(blk + i));
 
 		if (csum_crc32c(0, content, MEDIA_BLOCK_BYTES) != le32_get(csums[i]))
-			return errmsg_set(-ENODATA, "commit %" PRIu64 ": block 0x%" PRIx64 " has been used again since: the "
-					  "replica needs a whole copy", seq, blk + i);
+			return errmsg_set(-ENODATA,
+				"commit %" PRIu64 ": block 0x%" PRIx64 " has been used again since: the "
+				"replica needs a whole copy",
+				seq, blk + i);
 	}
 	return 0;
 }
@@ -47,8 +49,9 @@ static int data_ranges(struct copy *copy, const struct redo_view *v, struct repl
 			err = run_verify(copy, v->seq, blk, blks, csums);
 			if (err)
 				return err;
-			ranges[(*count)++] = (struct repl_range){ .off = media_off(blk), .len = blks * MEDIA_BLOCK_BYTES,
-								  .src = pm_ptr(copy_pm(copy), media_off(blk)) };
+			ranges[(*count)++] = (struct repl_range){ .off = media_off(blk),
+				.len = blks * MEDIA_BLOCK_BYTES,
+				.src = pm_ptr(copy_pm(copy), media_off(blk)) };
 		}
 		csums += blks;
 	}
@@ -58,8 +61,9 @@ static int data_ranges(struct copy *copy, const struct redo_view *v, struct repl
 static int send(struct replication *r, struct slot *slot, const struct redo_view *v, const void *rec)
 {
 	struct repl_range *ranges = calloc((size_t)v->linked_runs + 1, sizeof(*ranges));
-	struct repl_commit commit = { .seq = v->seq, .settled = slot_acked(slot), .rec = rec, .rec_len = v->len,
-				      .ranges = ranges };
+	struct repl_commit commit = {
+		.seq = v->seq, .settled = slot_acked(slot), .rec = rec, .rec_len = v->len, .ranges = ranges
+	};
 	int err;
 
 	if (!ranges)
@@ -84,8 +88,8 @@ int catchup_step(struct replication *r, struct slot *slot)
 	assert(!slot->rec);
 	at = copy_find(r->copy, slot->sent + 1);
 	if (!at)
-		return errmsg_set(-ENODATA, "commit %" PRIu64 " is no longer in the ring: the replica needs a whole copy",
-				  slot->sent + 1);
+		return errmsg_set(-ENODATA,
+			"commit %" PRIu64 " is no longer in the ring: the replica needs a whole copy", slot->sent + 1);
 	rec = aligned_alloc(MEDIA_LINE_BYTES, at->len);
 	if (!rec)
 		return errmsg_set(-ENOMEM, "commit %" PRIu64 ": no memory to send it", slot->sent + 1);

@@ -45,10 +45,14 @@ static const char restore_usage[] =
 int cmd_restore(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "from", required_argument, NULL, OPT_FROM },       { "without", required_argument, NULL, OPT_WITHOUT },
-		{ "force", no_argument, NULL, OPT_FORCE },           { "replace", no_argument, NULL, OPT_REPLACE },
-		{ "provider", required_argument, NULL, OPT_PROVIDER }, { "command", required_argument, NULL, OPT_COMMAND },
-		{ "quiet", no_argument, NULL, OPT_QUIET },           { NULL, 0, NULL, 0 },
+		{ "from", required_argument, NULL, OPT_FROM },
+		{ "without", required_argument, NULL, OPT_WITHOUT },
+		{ "force", no_argument, NULL, OPT_FORCE },
+		{ "replace", no_argument, NULL, OPT_REPLACE },
+		{ "provider", required_argument, NULL, OPT_PROVIDER },
+		{ "command", required_argument, NULL, OPT_COMMAND },
+		{ "quiet", no_argument, NULL, OPT_QUIET },
+		{ NULL, 0, NULL, 0 },
 	};
 	struct restore_cfg cfg = { .set = NULL };
 	int opt;
@@ -56,14 +60,29 @@ int cmd_restore(int argc, char **argv)
 	optind = 1;
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (opt) {
-		case OPT_FROM: cfg.from = optarg; break;
-		case OPT_WITHOUT: cfg.without = optarg; break;
-		case OPT_FORCE: cfg.force = true; break;
-		case OPT_REPLACE: cfg.replace = true; break;
-		case OPT_PROVIDER: cfg.provider = optarg; break;
-		case OPT_COMMAND: cfg.command = optarg; break;
-		case OPT_QUIET: cfg.quiet = true; break;
-		default: return cmd_usage(restore_usage);
+		case OPT_FROM:
+			cfg.from = optarg;
+			break;
+		case OPT_WITHOUT:
+			cfg.without = optarg;
+			break;
+		case OPT_FORCE:
+			cfg.force = true;
+			break;
+		case OPT_REPLACE:
+			cfg.replace = true;
+			break;
+		case OPT_PROVIDER:
+			cfg.provider = optarg;
+			break;
+		case OPT_COMMAND:
+			cfg.command = optarg;
+			break;
+		case OPT_QUIET:
+			cfg.quiet = true;
+			break;
+		default:
+			return cmd_usage(restore_usage);
 		}
 	}
 	if (optind + 1 != argc)
@@ -71,16 +90,17 @@ int cmd_restore(int argc, char **argv)
 	return run(argv[optind], &cfg, restore_run);
 }
 
-static const char verify_usage[] =
-	"POOLSET [options]\n"
-	"  --provider NAME      tcp or verbs\n"
-	"  --quiet              no progress\n";
+static const char verify_usage[] = "POOLSET [options]\n"
+				   "  --provider NAME      tcp or verbs\n"
+				   "  --quiet              no progress\n";
 
 int cmd_verify(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "provider", required_argument, NULL, OPT_PROVIDER }, { "command", required_argument, NULL, OPT_COMMAND },
-		{ "quiet", no_argument, NULL, OPT_QUIET },             { NULL, 0, NULL, 0 },
+		{ "provider", required_argument, NULL, OPT_PROVIDER },
+		{ "command", required_argument, NULL, OPT_COMMAND },
+		{ "quiet", no_argument, NULL, OPT_QUIET },
+		{ NULL, 0, NULL, 0 },
 	};
 	struct restore_cfg cfg = { .set = NULL };
 	int opt;
@@ -88,10 +108,17 @@ int cmd_verify(int argc, char **argv)
 	optind = 1;
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (opt) {
-		case OPT_PROVIDER: cfg.provider = optarg; break;
-		case OPT_COMMAND: cfg.command = optarg; break;
-		case OPT_QUIET: cfg.quiet = true; break;
-		default: return cmd_usage(verify_usage);
+		case OPT_PROVIDER:
+			cfg.provider = optarg;
+			break;
+		case OPT_COMMAND:
+			cfg.command = optarg;
+			break;
+		case OPT_QUIET:
+			cfg.quiet = true;
+			break;
+		default:
+			return cmd_usage(verify_usage);
 		}
 	}
 	if (optind + 1 != argc)

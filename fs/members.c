@@ -1,5 +1,5 @@
-/* The member table of the state block: which replicas count, which loss is recorded. Every change of it is an operation of
- * the core like any other, in the running commit, and a commit is asked for at once. */
+/* The member table of the state block: which replicas count, which loss is recorded. Every change of it is an operation
+ * of the core like any other, in the running commit, and a commit is asked for at once. */
 #include "policy.h"
 
 #include <errno.h>
@@ -65,10 +65,12 @@ static uint32_t member_next(const struct replication *r, const struct slot *slot
 }
 
 static void member_put(struct fs_member_omf *m, const char *name, const uint8_t instance[16], uint32_t state,
-		       bool same_machine, uint64_t mark)
+	bool same_machine, uint64_t mark)
 {
+	size_t len = strlen(name);
+
 	memset(m, 0, sizeof(*m));
-	memcpy(m->name, name, strnlen(name, FS_MEMBER_NAME_BYTES - 1));
+	memcpy(m->name, name, len < FS_MEMBER_NAME_BYTES ? len : FS_MEMBER_NAME_BYTES - 1);
 	memcpy(m->instance, instance, sizeof(m->instance));
 	m->state = le32_put(state);
 	m->mode = le32_put(1);
@@ -89,7 +91,7 @@ static void table_build(const struct replication *r, struct fs_state_omf *state)
 
 		if (next != FS_MEMBER_NONE)
 			member_put(&state->members[count++], slot->conf->name, slot->instance, next, slot->same_machine,
-				   next == FS_MEMBER_ATTACHED ? 0 : slot_acked(slot));
+				next == FS_MEMBER_ATTACHED ? 0 : slot_acked(slot));
 	}
 	state->member_count = le32_put(count);
 }
@@ -108,7 +110,8 @@ static void table_stored(struct replication *r)
 		if (next == FS_MEMBER_DETACHED)
 			r->lost_seq = seq;
 		if (next == FS_MEMBER_RELEASED)
-			log_warn("replica %s: its records are given up for space: it needs a whole copy", slot->conf->name);
+			log_warn("replica %s: its records are given up for space: it needs a whole copy",
+				slot->conf->name);
 		slot->member = next;
 		slot->member_seq = seq;
 	}

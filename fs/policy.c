@@ -1,18 +1,20 @@
 /* The replication policy: what may be acknowledged, what must wait, and when a replica's loss or return is recorded.
  *
- * Two numbers govern the core. durable() is the least sequence over live links: commits go on as soon as the copies that are
- * left have them. ackable() is what programs may be told; it stops (at `cap`, the newest value it ever had) when
+ * Two numbers govern the core. durable() is the least sequence over live links: commits go on as soon as the copies
+ * that are left have them. ackable() is what programs may be told; it stops (at `cap`, the newest value it ever had)
+ * when
  *
  *   a link is lost        until a commit that records the loss is durable on every copy that is left
  *   the rule is broken    until enough live replicas, recorded as attached, count
  *   we are fenced         for good
  *
- * A loss is recorded only when the rule holds without the replica: below the rule nothing is acknowledged anyway, and if
- * the replica comes back first, nothing has to be recorded at all. A replica that comes back is sent what it lacks from the
- * local ring (catchup.c); once everything posted is on its way it goes live, from then on every commit is posted
- * to it and waits for it, and a commit records it as attached before it counts.
+ * A loss is recorded only when the rule holds without the replica: below the rule nothing is acknowledged anyway, and
+ * if the replica comes back first, nothing has to be recorded at all. A replica that comes back is sent what it lacks
+ * from the local ring (catchup.c); once everything posted is on its way it goes live, from then on every commit is
+ * posted to it and waits for it, and a commit records it as attached before it counts.
  *
- * Every change of the state block happens in replication_poll, never inside a call of the core: those only leave wishes. */
+ * Every change of the state block happens in replication_poll, never inside a call of the core: those only leave
+ * wishes. */
 #include "policy.h"
 
 #include <assert.h>
@@ -314,7 +316,8 @@ void slot_refuse(struct replication *r, struct slot *slot, const char *reason)
 static void become_fenced(struct replication *r, const struct slot *slot, const char *why)
 {
 	if (!r->fenced)
-		log_error("replica %s: this is an old primary, nothing more is acknowledged: %s", slot->conf->name, why);
+		log_error(
+			"replica %s: this is an old primary, nothing more is acknowledged: %s", slot->conf->name, why);
 	policy_ackable(r);
 	r->fenced = true;
 }
@@ -346,9 +349,9 @@ static void slot_lost(struct replication *r, struct slot *slot)
 	slot->backoff_ms = was_live ? 0 : slot->backoff_ms;
 	slot_down(slot, why);
 	if (was_live)
-		log_warn("replica %s: lost at commit %" PRIu64 ": %s; %u of the %" PRIu32 " needed are left%s", slot->conf->name,
-			 slot->mark, why, policy_live(r, false), policy_min(r),
-			 policy_live(r, false) < policy_min(r) ? ": changes wait" : "");
+		log_warn("replica %s: lost at commit %" PRIu64 ": %s; %u of the %" PRIu32 " needed are left%s",
+			slot->conf->name, slot->mark, why, policy_live(r, false), policy_min(r),
+			policy_live(r, false) < policy_min(r) ? ": changes wait" : "");
 }
 
 /* A handshake succeeded while the file system runs. */
@@ -367,10 +370,13 @@ static void slot_arrived(struct replication *r, struct slot *slot)
 		become_fenced(r, slot, errmsg_get());
 		slot_refuse(r, slot, errmsg_get());
 		break;
-	case VERDICT_AHEAD: /* commits of ours that this mount has never made */
+	case VERDICT_AHEAD:
+		slot->differs = true;
+		slot_refuse(r, slot, "has commits that this mount never made: somebody else has written to it");
+		break;
 	case VERDICT_DIFFERENT:
 	case VERDICT_UNUSABLE:
-		slot->differs = verdict != VERDICT_UNUSABLE;
+		slot->differs = verdict == VERDICT_DIFFERENT;
 		slot_refuse(r, slot, errmsg_get());
 		break;
 	}

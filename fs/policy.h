@@ -19,22 +19,22 @@ enum slot_state { SLOT_DOWN, SLOT_CONNECTING, SLOT_CATCHING, SLOT_LIVE, SLOT_REF
 
 struct slot {
 	const struct poolset_replica *conf;
-	struct repl_link *link;    /* NULL when DOWN or REFUSED */
+	struct repl_link *link; /* NULL when DOWN or REFUSED */
 	enum slot_state state;
 	bool same_machine, counts;
-	bool differs;              /* REFUSED for a different history */
-	int post_err;              /* the link refused a commit: as good as lost */
+	bool differs; /* REFUSED for a different history */
+	int post_err; /* the link refused a commit: as good as lost */
 
-	uint32_t member;           /* enum fs_member_state in the running state block */
-	uint64_t member_seq;       /* commit that holds it */
-	uint8_t instance[16];      /* recorded, or of the newest handshake */
-	uint64_t mark;             /* known to be durable there while there is no link */
-	uint64_t tail;             /* newest known */
+	uint32_t member;      /* enum fs_member_state in the running state block */
+	uint64_t member_seq;  /* commit that holds it */
+	uint8_t instance[16]; /* recorded, or of the newest handshake */
+	uint64_t mark;        /* known to be durable there while there is no link */
+	uint64_t tail;        /* newest known */
 
-	uint64_t sent;             /* newest record given to the link */
-	void *rec;                 /* catching up: record `sent`, kept until answered */
-	uint64_t inline_until;     /* pushes before it went live are unknown there: commits up to here carry the bytes */
-	struct fs_waiter sync;     /* everything staged before it went live, linked */
+	uint64_t sent;         /* newest record given to the link */
+	void *rec;             /* catching up: record `sent`, kept until answered */
+	uint64_t inline_until; /* pushes before it went live are unknown there: commits up to here carry the bytes */
+	struct fs_waiter sync; /* everything staged before it went live, linked */
 	bool sync_taken;
 
 	uint64_t retry_at_ms;
@@ -51,11 +51,11 @@ struct replication {
 	unsigned slot_count;
 	struct slot slots[POOLSET_REPLICAS_MAX];
 
-	struct copy *copy;         /* from replication_compare on */
-	struct fs *fs;             /* from replication_start on */
-	uint64_t epoch;            /* ours: of the state block or of the local page's fence, the greater */
+	struct copy *copy; /* from replication_compare on */
+	struct fs *fs;     /* from replication_start on */
+	uint64_t epoch;    /* ours: of the state block or of the local page's fence, the greater */
 	uint8_t epoch_id[16];
-	uint64_t posted;           /* newest record posted by the core, or local head before */
+	uint64_t posted; /* newest record posted by the core, or local head before */
 
 	uint32_t min_old, min_new; /* rule recorded, rule asked for; equal once the change is durable */
 	uint64_t min_seq;          /* commit that holds min_new */
@@ -64,8 +64,8 @@ struct replication {
 	uint64_t lost_seq;         /* commit that holds the newest loss */
 	bool members_dirty;        /* attached or released slots are not in the running state block yet */
 	bool release_wanted;
-	bool storing;              /* our own change of the state block is under way: never refused */
-	bool fenced;               /* somebody took over: acknowledge and change nothing more */
+	bool storing; /* our own change of the state block is under way: never refused */
+	bool fenced;  /* somebody took over: acknowledge and change nothing more */
 };
 
 uint64_t policy_now_ms(void);
@@ -86,8 +86,8 @@ void slot_down(struct slot *slot, const char *reason);
 int slot_connect(struct replication *r, struct slot *slot);
 
 /* --- catchup.c --- */
-/* Sends the next record of the local ring if all before it are answered. 0: sent or nothing to do now; -ENODATA: a record or
- * its data is no longer there, errmsg says which: the replica needs a whole copy; else the link's error. */
+/* Sends the next record of the local ring if all before it are answered. 0: sent or nothing to do now; -ENODATA: a
+ * record or its data is no longer there, errmsg says which: the replica needs a whole copy; else the link's error. */
 int catchup_step(struct replication *r, struct slot *slot);
 /* Frees the record once it is answered. */
 void catchup_settle(struct slot *slot);
@@ -108,8 +108,8 @@ int attach_peek_state(const struct copy *copy, struct fs_state_omf *state);
 /* --- pull.c --- */
 /* Brings the local copy to the head of a link that is ahead. */
 int attach_pull(struct copy *copy, struct repl_link *link);
-/* Hands the records that `to` lacks on from the ring of another link whose history is longer, one by one. An error leaves
- * it at some whole commit. */
+/* Hands the records that `to` lacks on from the ring of another link whose history is longer, one by one. An error
+ * leaves it at some whole commit. */
 int pull_forward(struct repl_link *from, struct repl_link *to);
 /* Shows every record of a link's ring to see, oldest first; see returns 0 or an error that ends the walk. */
 int pull_walk(struct repl_link *link, int (*see)(void *arg, const struct redo_view *v), void *arg);

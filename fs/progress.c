@@ -48,7 +48,9 @@ static void rate(const struct progress *p, double *mib, uint64_t *left_s)
 	uint64_t ms = now_ms() - p->start_ms;
 
 	*mib = ms ? (double)p->done / 1048.576 / (double)ms : 0;
-	*left_s = p->done && p->total > p->done ? (uint64_t)((double)(p->total - p->done) * (double)ms / (double)p->done / 1000) : 0;
+	*left_s = p->done && p->total > p->done
+			  ? (uint64_t)((double)(p->total - p->done) * (double)ms / (double)p->done / 1000)
+			  : 0;
 }
 
 static void draw(struct progress *p)
@@ -62,8 +64,8 @@ static void draw(struct progress *p)
 	for (unsigned i = 0; i < BAR_CELLS; i++)
 		bar[i] = i < full ? '#' : '.';
 	bar[BAR_CELLS] = '\0';
-	fprintf(stderr, "\r%s [%s] %3u%%  %.0f MiB/s  %" PRIu64 ":%02" PRIu64 " left ", p->what, bar, percent(p), mib, left / 60,
-		left % 60);
+	fprintf(stderr, "\r%s [%s] %3u%%  %.0f MiB/s  %" PRIu64 ":%02" PRIu64 " left ", p->what, bar, percent(p), mib,
+		left / 60, left % 60);
 	fflush(stderr);
 	p->drawn_ms = now_ms();
 }

@@ -1,9 +1,10 @@
-/* Bringing the local copy up from a replica that is ahead: records read out of the replica's ring, with the data they link.
+/* Bringing the local copy up from a replica that is ahead: records read out of the replica's ring, with the data they
+ * link.
  *
- * The replica's session is ours and quiet, so its superblock and ring stand still. Records behind its tail are not applied
- * in place there, and a block they link cannot have been given out again before the local copy had them: so its content is
- * what the record speaks of, and is checked against it. Locally such a block is free, since the history up to our head
- * is the same. A crash in between leaves whole records only: copy_append's order. */
+ * The replica's session is ours and quiet, so its superblock and ring stand still. Records behind its tail are not
+ * applied in place there, and a block they link cannot have been given out again before the local copy had them: so its
+ * content is what the record speaks of, and is checked against it. Locally such a block is free, since the history up
+ * to our head is the same. A crash in between leaves whole records only: copy_append's order. */
 #include "policy.h"
 
 #include <errno.h>
@@ -16,7 +17,7 @@ struct pull {
 	struct repl_link *link;
 	struct media_geom geom; /* of the replica */
 	uint64_t root_blk;
-	uint64_t pos, seq;      /* ring byte of the next record, and its sequence */
+	uint64_t pos, seq; /* ring byte of the next record, and its sequence */
 	uint8_t *rec;
 };
 
@@ -131,7 +132,7 @@ int pull_peek_state(struct repl_link *link, struct fs_state_omf *state)
 	if (!err)
 		err = pull_walk(link, see_state, &peek);
 	if (!err && (memcmp(state->magic, FS_STATE_MAGIC, sizeof(state->magic)) ||
-		     le32_get(state->member_count) > FS_MEMBERS_MAX))
+			    le32_get(state->member_count) > FS_MEMBERS_MAX))
 		err = errmsg_set(-EBADMSG, "no state block at 0x%" PRIx64 " there", media_off(peek.root));
 	return err;
 }
@@ -139,8 +140,8 @@ int pull_peek_state(struct repl_link *link, struct fs_state_omf *state)
 /* ---------------------------------------------------------------- records taken over */
 
 /* The data of one linked run, block by block into the local pool. */
-static int take_run(struct repl_link *link, struct copy *copy, uint64_t seq, uint64_t blk, uint32_t count,
-		    const le32_t *csums)
+static int take_run(
+	struct repl_link *link, struct copy *copy, uint64_t seq, uint64_t blk, uint32_t count, const le32_t *csums)
 {
 	uint8_t content[MEDIA_BLOCK_BYTES];
 
@@ -152,7 +153,8 @@ static int take_run(struct repl_link *link, struct copy *copy, uint64_t seq, uin
 		if (err)
 			return err;
 		if (csum_crc32c(0, content, sizeof(content)) != le32_get(csums[i]))
-			return errmsg_set(-EBADMSG, "block 0x%" PRIx64 " there is not what commit %" PRIu64 " says", blk + i, seq);
+			return errmsg_set(-EBADMSG, "block 0x%" PRIx64 " there is not what commit %" PRIu64 " says",
+				blk + i, seq);
 		pm_write(copy_pm(copy), media_off(blk + i), content, sizeof(content));
 	}
 	return 0;
@@ -168,7 +170,8 @@ static int take_data(struct repl_link *link, struct copy *copy, const struct red
 		int err;
 
 		if (blk + count > copy_geom(copy)->blk_count)
-			return errmsg_set(-ENOSPC, "block 0x%" PRIx64 " lies behind the end of the local pool", blk + count - 1);
+			return errmsg_set(
+				-ENOSPC, "block 0x%" PRIx64 " lies behind the end of the local pool", blk + count - 1);
 		if (le32_get(v->linked[i].type) == MEDIA_DATA) {
 			err = take_run(link, copy, v->seq, blk, count, csums);
 			if (err)
@@ -217,7 +220,8 @@ struct forward {
 };
 
 /* All data the record links, one run behind the other in buf, each block checked. */
-static int forward_read(struct forward *f, const struct redo_view *v, uint8_t *buf, struct repl_range *ranges, unsigned *count)
+static int forward_read(
+	struct forward *f, const struct redo_view *v, uint8_t *buf, struct repl_range *ranges, unsigned *count)
 {
 	const le32_t *csums = v->csums;
 
@@ -225,17 +229,20 @@ static int forward_read(struct forward *f, const struct redo_view *v, uint8_t *b
 		uint32_t blks = le32_get(v->linked[i].count);
 		uint64_t off = media_off(le64_get(v->linked[i].blk));
 
-		for (uint32_t j = 0; le32_get(v->linked[i].type) == MEDIA_DATA && j < blks; j++, buf += MEDIA_BLOCK_BYTES) {
+		for (uint32_t j = 0; le32_get(v->linked[i].type) == MEDIA_DATA && j < blks;
+			j++, buf += MEDIA_BLOCK_BYTES) {
 			int err = f->from->ops->read(f->from, off + media_off(j), buf, MEDIA_BLOCK_BYTES);
 
 			if (!err)
 				err = f->from->ops->settle(f->from);
 			if (!err && csum_crc32c(0, buf, MEDIA_BLOCK_BYTES) != le32_get(csums[j]))
-				err = errmsg_set(-EBADMSG, "block 0x%" PRIx64 " is not what commit %" PRIu64 " says any more",
-						 le64_get(v->linked[i].blk) + j, v->seq);
+				err = errmsg_set(-EBADMSG,
+					"block 0x%" PRIx64 " is not what commit %" PRIu64 " says any more",
+					le64_get(v->linked[i].blk) + j, v->seq);
 			if (err)
 				return err;
-			ranges[(*count)++] = (struct repl_range){ .off = off + media_off(j), .len = MEDIA_BLOCK_BYTES, .src = buf };
+			ranges[(*count)++] =
+				(struct repl_range){ .off = off + media_off(j), .len = MEDIA_BLOCK_BYTES, .src = buf };
 		}
 		csums += blks;
 	}
@@ -254,8 +261,10 @@ static int forward_wait(struct repl_link *to, uint64_t seq)
 static int forward_record(void *arg, const struct redo_view *v)
 {
 	struct forward *f = arg;
-	struct repl_commit commit = { .seq = v->seq, .settled = f->to->acked, .rec_len = v->len,
-				      .rec = (const uint8_t *)v->linked - sizeof(struct redo_hdr_omf) };
+	struct repl_commit commit = { .seq = v->seq,
+		.settled = f->to->acked,
+		.rec_len = v->len,
+		.rec = (const uint8_t *)v->linked - sizeof(struct redo_hdr_omf) };
 	struct repl_range *ranges;
 	uint8_t *buf;
 	int err = -ENOMEM;

@@ -1,5 +1,5 @@
-/* Life of the links of a poolset: opened, waited for, polled together, shown, closed. What they mean for acknowledgements is
- * in policy.c, what a mount does with them in attach.c. */
+/* Life of the links of a poolset: opened, waited for, polled together, shown, closed. What they mean for
+ * acknowledgements is in policy.c, what a mount does with them in attach.c. */
 #include "policy.h"
 
 #include <assert.h>
@@ -38,8 +38,9 @@ static int slots_init(struct replication *r)
 		struct slot *slot = &r->slots[r->slot_count];
 
 		if (!conf->target)
-			return errmsg_set(-EINVAL, "%s:%u: a second local replica is not supported; use REPLICA @local <set>",
-					  r->set->path, conf->line);
+			return errmsg_set(-EINVAL,
+				"%s:%u: a second local replica is not supported; use REPLICA @local <set>",
+				r->set->path, conf->line);
 		*slot = (struct slot){ .conf = conf, .state = SLOT_DOWN, .same_machine = is_same_machine(conf) };
 		remote |= !slot->same_machine;
 		r->slot_count++;
@@ -110,8 +111,8 @@ int replication_open(const struct poolset *set, const struct replication_cfg *cf
 	cfg_init(r, cfg);
 	err = slots_init(r);
 	if (!err && cfg->min_replicas != REPLICATION_MIN_RECORDED && cfg->min_replicas > counting(r))
-		err = errmsg_set(-EINVAL, "%s: %" PRIu32 " replicas are to be required, %u count", set->path, cfg->min_replicas,
-				 counting(r));
+		err = errmsg_set(-EINVAL, "%s: %" PRIu32 " replicas are to be required, %u count", set->path,
+			cfg->min_replicas, counting(r));
 	for (unsigned i = 0; i < r->slot_count && !err; i++)
 		err = slot_connect(r, &r->slots[i]);
 	if (err) {
@@ -285,13 +286,15 @@ static void may_change_status(const struct replication *r, struct replication_st
 	if (r->fenced)
 		snprintf(s->why_not, sizeof(s->why_not), "this is an old primary: another one has taken over");
 	else if (err)
-		snprintf(s->why_not, sizeof(s->why_not), "%u of the %" PRIu32 " replicas needed are attached", s->attached,
-			 s->min_replicas);
+		snprintf(s->why_not, sizeof(s->why_not), "%u of the %" PRIu32 " replicas needed are attached",
+			s->attached, s->min_replicas);
 }
 
 void replication_status(const struct replication *r, struct replication_status *s)
 {
-	*s = (struct replication_status){ .replica_count = r->slot_count, .as_configured = true, .min_wanted = r->min_new };
+	*s = (struct replication_status){
+		.replica_count = r->slot_count, .as_configured = true, .min_wanted = r->min_new
+	};
 	for (unsigned i = 0; i < r->slot_count; i++) {
 		replica_status(r, &r->slots[i], &s->replicas[i]);
 		if (s->replicas[i].state != REPLICATION_ATTACHED)

@@ -28,13 +28,13 @@
 struct replication;
 
 struct replication_cfg {
-	const char *provider;  /* as in repl_cfg; strings are copied */
+	const char *provider; /* as in repl_cfg; strings are copied */
 	const char *command;
 	uint32_t notice_ms;    /* 0: REPL_NOTICE_MS_DEFAULT */
 	uint32_t connect_ms;   /* of one attempt; 0: REPL_CONNECT_MS_DEFAULT */
 	uint32_t min_replicas; /* rule asked for, or REPLICATION_MIN_RECORDED */
 	bool spin;
-	bool read_only;        /* replicas are opened CTL_OPEN_RDONLY: compare and status only */
+	bool read_only; /* replicas are opened CTL_OPEN_RDONLY: compare and status only */
 	/* Tests: how links are made; NULL: repl_link_open. */
 	int (*link_open)(const struct poolset_replica *replica, const struct repl_cfg *cfg, struct repl_link **out);
 };
@@ -52,12 +52,14 @@ void replication_wait(struct replication *r, uint32_t timeout_ms);
  * replicas the records they lack; blocks while it does. A replica out of line is refused alone when the recorded
  * membership counts without it. Errors refuse the mount, errmsg says why and what to do:
  * -ESTALE: a replica is fenced by a newer epoch: this is an old primary; -EILSEQ: a member that counts has a different
- * history; -EUCLEAN: the local copy is marked inconsistent, or too far behind a replica; -ENOTCONN: fewer replicas in line than
- * the recorded rule (or the one asked for) needs; -EIO, -EBADMSG: local medium. With cfg.read_only nothing is changed. */
+ * history; -EUCLEAN: the local copy is marked inconsistent, or too far behind a replica; -ENOTCONN: fewer replicas in
+ * line than the recorded rule (or the one asked for) needs; -EIO, -EBADMSG: local medium. With cfg.read_only nothing is
+ * changed. */
 int replication_compare(struct replication *r, struct copy *copy);
 
-/* Puts nonce, membership, rule and, when a member is missing, a new epoch into the running commit and asks for it. Until it
- * is durable on every attached copy nothing is acknowledged. fs is kept until replication_close. Errors: of the core. */
+/* Puts nonce, membership, rule and, when a member is missing, a new epoch into the running commit and asks for it.
+ * Until it is durable on every attached copy nothing is acknowledged. fs is kept until replication_close. Errors: of
+ * the core. */
 int replication_start(struct replication *r, struct fs *fs);
 
 /* The policy; ctx is the struct replication. */
@@ -78,25 +80,26 @@ int replication_timeout_ms(const struct replication *r);
 /* ---------------------------------------------------------------- status */
 
 enum replication_state {
-	REPLICATION_CONNECTING, /* handshake under way, or waiting to try again: reason says what failed last */
-	REPLICATION_CATCHING_UP,/* connected, in line, records it lacks are being sent */
-	REPLICATION_ATTACHED,   /* every acknowledgement waits for it */
-	REPLICATION_REFUSED,    /* reachable, but not to be used: reason says why and what to do */
+	REPLICATION_CONNECTING,  /* handshake under way, or waiting to try again: reason says what failed last */
+	REPLICATION_CATCHING_UP, /* connected, in line, records it lacks are being sent */
+	REPLICATION_ATTACHED,    /* every acknowledgement waits for it */
+	REPLICATION_REFUSED,     /* reachable, but not to be used: reason says why and what to do */
 };
-const char *replication_state_name(enum replication_state state); /* "connecting", "catching-up", "attached", "refused" */
+const char *replication_state_name(
+	enum replication_state state); /* "connecting", "catching-up", "attached", "refused" */
 
 struct replication_replica_status {
 	char name[POOLSET_NAME_BYTES_MAX];
 	char target[300];
 	bool same_machine;
-	bool counts;               /* towards the rule */
+	bool counts; /* towards the rule */
 	enum replication_state state;
-	uint32_t member;           /* enum fs_member_state as recorded */
-	char reason[512];          /* "" when there is nothing to say */
-	char provider[16];         /* this and the rest: of the newest connection, "" or zero before there was one */
-	uint32_t method, domain;   /* enum wire_method, enum pm_domain */
-	uint64_t acked_seq;        /* newest sequence known to be durable there */
-	uint64_t lag;              /* local head minus acked_seq */
+	uint32_t member;         /* enum fs_member_state as recorded */
+	char reason[512];        /* "" when there is nothing to say */
+	char provider[16];       /* this and the rest: of the newest connection, "" or zero before there was one */
+	uint32_t method, domain; /* enum wire_method, enum pm_domain */
+	uint64_t acked_seq;      /* newest sequence known to be durable there */
+	uint64_t lag;            /* local head minus acked_seq */
 	uint64_t tail_seq;
 	struct repl_counters count;
 };
@@ -104,11 +107,11 @@ struct replication_replica_status {
 struct replication_status {
 	unsigned replica_count;
 	struct replication_replica_status replicas[POOLSET_REPLICAS_MAX];
-	uint32_t min_replicas;     /* the rule in force */
-	uint32_t min_wanted;       /* the rule asked for; differs until it is durable */
-	unsigned attached;         /* replicas that count */
-	bool as_configured;        /* every replica attached and recorded so */
-	bool may_change;           /* false: changes wait, why_not says for what */
+	uint32_t min_replicas; /* the rule in force */
+	uint32_t min_wanted;   /* the rule asked for; differs until it is durable */
+	unsigned attached;     /* replicas that count */
+	bool as_configured;    /* every replica attached and recorded so */
+	bool may_change;       /* false: changes wait, why_not says for what */
 	char why_not[256];
 };
 
@@ -116,17 +119,18 @@ void replication_status(const struct replication *r, struct replication_status *
 
 /* ---------------------------------------------------------------- mkfs */
 
-/* Fills epoch (1, random id), min_replicas (wish, or the default) and the member table of a state block from the poolset: "local"
- * first, with instance local_instance, then every remote replica with a random instance. -EINVAL: more replicas wanted than
- * named. */
-int replication_plan(const struct poolset *set, uint32_t min_replicas, const uint8_t local_instance[16],
-		     struct fs_state_omf *state);
+/* Fills epoch (1, random id), min_replicas (wish, or the default) and the member table of a state block from the
+ * poolset: "local" first, with instance local_instance, then every remote replica with a random instance. -EINVAL: more
+ * replicas wanted than named. */
+int replication_plan(
+	const struct poolset *set, uint32_t min_replicas, const uint8_t local_instance[16], struct fs_state_omf *state);
 
-/* Creates every remote replica of the poolset, at least as long as the local pool, formats it with the local copy's identity and gives it
- * the first commit (rec of fs_format). All are connected before any is formatted. On failure errmsg names the replica;
- * what was created there stays (replace: made anew next time). -EEXIST: has one already, and no replace. */
+/* Creates every remote replica of the poolset, at least as long as the local pool, formats it with the local copy's
+ * identity and gives it the first commit (rec of fs_format). All are connected before any is formatted. On failure
+ * errmsg names the replica; what was created there stays (replace: made anew next time). -EEXIST: has one already, and
+ * no replace. */
 int replication_format(const struct poolset *set, const struct replication_cfg *cfg, struct copy *copy,
-		       const struct fs_state_omf *state, const void *rec, uint32_t len, bool replace);
+	const struct fs_state_omf *state, const void *rec, uint32_t len, bool replace);
 
 /* ---------------------------------------------------------------- end */
 

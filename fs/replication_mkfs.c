@@ -1,5 +1,6 @@
-/* mkfs of the replicas: created, formatted with the local copy's identity, and given the first commit. All are connected
- * before the first is formatted, so that a name that cannot be reached leaves the others as they were created. */
+/* mkfs of the replicas: created, formatted with the local copy's identity, and given the first commit. All are
+ * connected before the first is formatted, so that a name that cannot be reached leaves the others as they were
+ * created. */
 #include "replication.h"
 
 #include <errno.h>
@@ -21,7 +22,9 @@ struct mkfs {
 
 static void member_fill(struct fs_member_omf *m, const char *name, bool same_machine, const uint8_t *instance)
 {
-	memcpy(m->name, name, strnlen(name, FS_MEMBER_NAME_BYTES - 1));
+	size_t len = strlen(name);
+
+	memcpy(m->name, name, len < FS_MEMBER_NAME_BYTES ? len : FS_MEMBER_NAME_BYTES - 1);
 	if (instance)
 		memcpy(m->instance, instance, sizeof(m->instance));
 	else
@@ -38,8 +41,9 @@ static int replicas_count(const struct poolset *set, unsigned *replicas, unsigne
 
 	for (unsigned i = 1; i < set->replica_count; i++) {
 		if (!set->replicas[i].target)
-			return errmsg_set(-EINVAL, "%s:%u: a second local replica is not supported; use REPLICA @local <set>",
-					  set->path, set->replicas[i].line);
+			return errmsg_set(-EINVAL,
+				"%s:%u: a second local replica is not supported; use REPLICA @local <set>", set->path,
+				set->replicas[i].line);
 		same += !strcmp(set->replicas[i].target, "@local");
 	}
 	*replicas = set->replica_count - 1;
@@ -47,8 +51,8 @@ static int replicas_count(const struct poolset *set, unsigned *replicas, unsigne
 	return 0;
 }
 
-int replication_plan(const struct poolset *set, uint32_t min_replicas, const uint8_t local_instance[16],
-		     struct fs_state_omf *state)
+int replication_plan(
+	const struct poolset *set, uint32_t min_replicas, const uint8_t local_instance[16], struct fs_state_omf *state)
 {
 	unsigned replicas = 0, counting = 0;
 	int err = replicas_count(set, &replicas, &counting);
@@ -58,8 +62,8 @@ int replication_plan(const struct poolset *set, uint32_t min_replicas, const uin
 	if (min_replicas == REPLICATION_MIN_RECORDED)
 		min_replicas = replication_default_min(counting);
 	if (min_replicas > counting)
-		return errmsg_set(-EINVAL, "%s: %" PRIu32 " replicas are to be required, %u count", set->path, min_replicas,
-				  counting);
+		return errmsg_set(-EINVAL, "%s: %" PRIu32 " replicas are to be required, %u count", set->path,
+			min_replicas, counting);
 	state->epoch = le64_put(1);
 	csum_random(state->epoch_id, sizeof(state->epoch_id));
 	state->min_replicas = le32_put(min_replicas);
@@ -67,14 +71,15 @@ int replication_plan(const struct poolset *set, uint32_t min_replicas, const uin
 	memset(state->members, 0, sizeof(state->members));
 	member_fill(&state->members[0], LOCAL_NAME, false, local_instance);
 	for (unsigned i = 1; i < set->replica_count; i++)
-		member_fill(&state->members[i], set->replicas[i].name, !strcmp(set->replicas[i].target, "@local"), NULL);
+		member_fill(
+			&state->members[i], set->replicas[i].name, !strcmp(set->replicas[i].target, "@local"), NULL);
 	return 0;
 }
 
 /* ---------------------------------------------------------------- creating */
 
-static int links_open(struct mkfs *m, const struct replication_cfg *cfg, const struct pool_attr *attr, uint64_t bytes,
-		      bool replace)
+static int links_open(
+	struct mkfs *m, const struct replication_cfg *cfg, const struct pool_attr *attr, uint64_t bytes, bool replace)
 {
 	struct repl_cfg rc = {
 		.provider = cfg->provider,
@@ -113,15 +118,17 @@ static int links_wait(struct mkfs *m)
 	return err;
 }
 
-static int replica_format(struct repl_link *link, struct copy *copy, const struct fs_state_omf *state,
-			  const uint8_t instance[16])
+static int replica_format(
+	struct repl_link *link, struct copy *copy, const struct fs_state_omf *state, const uint8_t instance[16])
 {
 	const struct media_sb_omf *sb = copy_sb(copy);
 	struct copy_format fmt = {
 		.hash_seed = le64_get(sb->hash_seed),
 		.created_ns = le64_get(sb->created_ns),
 		.ring_bytes = le64_get(sb->ring_bytes),
-		.page = { .role = MEDIA_ROLE_REPLICA, .state = MEDIA_CONSISTENT, .fence_epoch = le64_get(state->epoch) },
+		.page = { .role = MEDIA_ROLE_REPLICA,
+			.state = MEDIA_CONSISTENT,
+			.fence_epoch = le64_get(state->epoch) },
 	};
 	int err;
 
@@ -153,7 +160,7 @@ static int commit_first(struct mkfs *m, const void *rec, uint32_t len)
 }
 
 int replication_format(const struct poolset *set, const struct replication_cfg *cfg, struct copy *copy,
-		       const struct fs_state_omf *state, const void *rec, uint32_t len, bool replace)
+	const struct fs_state_omf *state, const void *rec, uint32_t len, bool replace)
 {
 	struct mkfs m = { .set = set };
 	struct pool_attr attr = { .signature = POOLHDR_FS_SIGNATURE, .major = POOLHDR_FS_MAJOR };

@@ -2,17 +2,17 @@
  *
  *   1 look     healthy local parts are not overwritten unasked; an interrupted restore is continued
  *   2 take     every replica is connected to; running sessions are ended, their locks are ours from here on
- *   3 prove    the recorded rule (of the newest copy) says how many replicas an acknowledgement needed; when the replicas not
- *              reached are too few to have acknowledged anything alone, the newest reached one has everything. Else
+ *   3 prove    the recorded rule (of the newest copy) says how many replicas an acknowledgement needed; when the
+ * replicas not reached are too few to have acknowledged anything alone, the newest reached one has everything. Else
  *              --force, naming the copies not asked
  *   4 compare  all reached histories are prefixes of the newest; else refused, unless --from names one
  *   5 level    copies that are a little behind get the records they lack, while their epoch is still allowed
  *   6 fence    the epoch of every reached copy is raised by compare-and-set: an old primary changes nothing any more
  *   7 copy     restore_copy.c; the local copy is marked inconsistent until the end
  *
- * Comparing and proving come before fencing because the locks keep every reached copy still: a restore refused for lack of
- * proof leaves even the fences as they were. The new epoch is written into the local page as its fence; the first mount
- * takes it over into the state block, so that its first commit is the first of the new epoch. */
+ * Comparing and proving come before fencing because the locks keep every reached copy still: a restore refused for lack
+ * of proof leaves even the fences as they were. The new epoch is written into the local page as its fence; the first
+ * mount takes it over into the state block, so that its first commit is the first of the new epoch. */
 #include "restore.h"
 
 #include <errno.h>
@@ -29,10 +29,10 @@
 
 struct restore {
 	const struct restore_cfg *cfg;
-	struct poolset *set;
+	const struct poolset *set;
 	struct repl_link *links[POOLSET_REPLICAS_MAX]; /* by index in the poolset; NULL: not reached */
 	struct repl_link *source;
-	struct fs_state_omf state;                     /* the source's */
+	struct fs_state_omf state; /* the source's */
 	uint64_t epoch;
 	uint8_t epoch_id[16];
 	bool local_healthy;
@@ -99,6 +99,7 @@ static int open_links(struct restore *rs, unsigned flags)
 		.notice_ms = REPL_NOTICE_MS_DEFAULT,
 		.connect_ms = REPL_CONNECT_MS_DEFAULT,
 		.open_flags = flags,
+		.spin = true, /* for as long as it lasts, answers come back to back */
 	};
 
 	for (unsigned i = 1; i < rs->set->replica_count; i++) {
@@ -106,8 +107,9 @@ static int open_links(struct restore *rs, unsigned flags)
 
 		if (!rs->set->replicas[i].target)
 			return errmsg_set(-EINVAL, "%s:%u: a second local replica is not supported", rs->set->path,
-					  rs->set->replicas[i].line);
-		err = (rs->cfg->link_open ? rs->cfg->link_open : repl_link_open)(&rs->set->replicas[i], &rc, &rs->links[i]);
+				rs->set->replicas[i].line);
+		err = (rs->cfg->link_open ? rs->cfg->link_open : repl_link_open)(
+			&rs->set->replicas[i], &rc, &rs->links[i]);
 		if (err)
 			return errmsg_set(err, "replica %s: %s", rs->set->replicas[i].name, strerror(-err));
 	}
@@ -153,8 +155,9 @@ static int choose_source(struct restore *rs)
 			rs->source = link;
 	}
 	if (!rs->source && rs->cfg->from)
-		return errmsg_set(-ENOENT, "replica %s cannot be restored from: it is not in %s, not reached, or inconsistent",
-				  rs->cfg->from, rs->set->path);
+		return errmsg_set(-ENOENT,
+			"replica %s cannot be restored from: it is not in %s, not reached, or inconsistent",
+			rs->cfg->from, rs->set->path);
 	if (!rs->source)
 		return errmsg_set(-ENOENT, "no replica of %s that can be restored from was reached", rs->set->path);
 	return 0;
@@ -173,10 +176,12 @@ static int protect_local(const struct restore *rs)
 
 	if (!rs->local_healthy || (rs->cfg->replace && rs->cfg->from))
 		return 0;
-	return refused("the local copy is healthy, at commit %" PRIu64 " (%s); replica %s is at %" PRIu64 " (%s)%s; mount it, or give "
-		       "--replace and --from NAME to overwrite it", rs->local_head.seq, hex(&rs->local_head, ours),
-		       rs->source->name, rs->source->peer.head.seq, hex(&rs->source->peer.head, theirs),
-		       rs->local_head.seq >= rs->source->peer.head.seq ? ", not newer" : "");
+	return refused("the local copy is healthy, at commit %" PRIu64 " (%s); replica %s is at %" PRIu64
+		       " (%s)%s; mount it, or give "
+		       "--replace and --from NAME to overwrite it",
+		rs->local_head.seq, hex(&rs->local_head, ours), rs->source->name, rs->source->peer.head.seq,
+		hex(&rs->source->peer.head, theirs),
+		rs->local_head.seq >= rs->source->peer.head.seq ? ", not newer" : "");
 }
 
 /* ---------------------------------------------------------------- 3 prove */
@@ -266,9 +271,10 @@ static int prove(struct restore *rs)
 		log_warn("restore: what %s may have acknowledged is given up", names);
 		return 0;
 	}
-	return refused("not proven that replica %s has everything: with %" PRIu32 " replicas required, these copies were not asked and "
-		       "may have more: %s; to restore all the same: --force --without %s", rs->source->name,
-		       le32_get(rs->state.min_replicas), names, names);
+	return refused("not proven that replica %s has everything: with %" PRIu32
+		       " replicas required, these copies were not asked and "
+		       "may have more: %s; to restore all the same: --force --without %s",
+		rs->source->name, le32_get(rs->state.min_replicas), names, names);
 }
 
 /* ---------------------------------------------------------------- 4 compare */
@@ -282,8 +288,9 @@ static int compare_one(const struct restore *rs, struct repl_link *other)
 	int err;
 
 	if (head->seq > rs->source->peer.head.seq && !rs->cfg->force)
-		return refused("replica %s is newer: commit %" PRIu64 ", %s has %" PRIu64 "; restore from it, or --force", other->name,
-			       head->seq, rs->source->name, rs->source->peer.head.seq);
+		return refused("replica %s is newer: commit %" PRIu64 ", %s has %" PRIu64
+			       "; restore from it, or --force",
+			other->name, head->seq, rs->source->name, rs->source->peer.head.seq);
 	if (head->seq > rs->source->peer.head.seq)
 		return 0;
 	err = rs->source->ops->chain(rs->source, head->seq, &at);
@@ -297,8 +304,9 @@ static int compare_one(const struct restore *rs, struct repl_link *other)
 		return 0;
 	if (rs->cfg->from && rs->cfg->force)
 		return 0;
-	return refused("different histories: at commit %" PRIu64 " replica %s is %s, replica %s is %s; choose one: --from NAME --force",
-		       head->seq, rs->source->name, hex(&at, ours), other->name, hex(head, theirs));
+	return refused("different histories: at commit %" PRIu64
+		       " replica %s is %s, replica %s is %s; choose one: --from NAME --force",
+		head->seq, rs->source->name, hex(&at, ours), other->name, hex(head, theirs));
 }
 
 static int compare(struct restore *rs)
@@ -310,8 +318,10 @@ static int compare(struct restore *rs)
 		if (!candidate(other) || other == rs->source)
 			continue;
 		if (memcmp(other->peer.content_uuid, rs->source->peer.content_uuid, sizeof(other->peer.content_uuid)))
-			err = rs->cfg->from ? 0 : refused("replicas %s and %s are copies of different pools; choose one: --from NAME",
-							  rs->source->name, other->name);
+			err = rs->cfg->from ? 0
+					    : refused("replicas %s and %s are copies of different pools; choose one: "
+						      "--from NAME",
+						      rs->source->name, other->name);
 		else
 			err = compare_one(rs, other);
 		if (err)
@@ -329,11 +339,12 @@ static void level(struct restore *rs)
 		struct repl_link *link = rs->links[i];
 
 		if (!candidate(link) || link->peer.head.seq >= rs->source->peer.head.seq ||
-		    link->peer.head.seq < rs->source->peer.tail.seq ||
-		    memcmp(link->peer.content_uuid, rs->source->peer.content_uuid, sizeof(link->peer.content_uuid)))
+			link->peer.head.seq < rs->source->peer.tail.seq ||
+			memcmp(link->peer.content_uuid, rs->source->peer.content_uuid, sizeof(link->peer.content_uuid)))
 			continue;
 		if (pull_forward(rs->source, link))
-			log_warn("replica %s: stays behind at commit %" PRIu64 ": %s", link->name, link->acked, errmsg_get());
+			log_warn("replica %s: stays behind at commit %" PRIu64 ": %s", link->name, link->acked,
+				errmsg_get());
 	}
 }
 
@@ -378,7 +389,7 @@ static int gather(struct restore *rs, struct restore_source *source)
 		struct repl_link *link = rs->links[i];
 
 		if (candidate(link) && link != rs->source && link->peer.head.seq == rs->source->peer.head.seq &&
-		    !memcmp(&link->peer.head.hash, &rs->source->peer.head.hash, sizeof(link->peer.head.hash)))
+			!memcmp(&link->peer.head.hash, &rs->source->peer.head.hash, sizeof(link->peer.head.hash)))
 			source->links[source->count++] = link;
 	}
 	for (unsigned i = 0; i < source->count; i++) {
@@ -504,7 +515,7 @@ static int copy_over(struct restore *rs)
 	if (err)
 		return err;
 	log_notice("restore: from replica %s, commit %" PRIu64 " (%s)", rs->source->name, rs->source->peer.head.seq,
-		   hex(&rs->source->peer.head, hash));
+		hex(&rs->source->peer.head, hash));
 	progress = progress_new("restore", rs->source->peer.used_blks * MEDIA_BLOCK_BYTES, rs->cfg->quiet);
 	err = restore_copy(rs->copy, &source, progress);
 	progress_end(progress, err == 0);
@@ -538,19 +549,15 @@ static int run(struct restore *rs)
 
 enum restore_exit restore_run(const struct restore_cfg *cfg)
 {
-	struct restore rs = { .cfg = cfg };
+	struct restore rs = { .cfg = cfg, .set = cfg->set };
 	char why[ERRMSG_BYTES_MAX];
-	int err = poolset_read(cfg->set_path, &rs.set);
+	int err = run(&rs);
 
-	if (err)
-		return RESTORE_FAILED;
-	err = run(&rs);
 	snprintf(why, sizeof(why), "%s", errmsg_get());
 	for (unsigned i = 1; i < rs.set->replica_count; i++)
 		drop_link(&rs, i);
 	copy_close(rs.copy);
 	pool_close(rs.pool);
-	poolset_free(rs.set);
 	errmsg_set(err, "%s", why); /* closing may have had troubles of its own */
 	return exit_of(err);
 }

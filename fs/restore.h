@@ -7,13 +7,14 @@
 enum restore_exit { RESTORE_DONE = 0, RESTORE_FAILED = 1, RESTORE_USAGE = 2, RESTORE_REFUSED = 3 };
 
 struct restore_cfg {
-	const char *set_path;
+	const struct poolset *set;
 	const char *provider, *command; /* as in repl_cfg */
 	const char *from;               /* NULL: the newest */
 	const char *without;            /* with force: comma-separated names of the copies not asked */
 	bool force, replace;
-	bool quiet;                     /* no progress */
-	int (*link_open)(const struct poolset_replica *replica, const struct repl_cfg *cfg, struct repl_link **out); /* tests */
+	bool quiet; /* no progress */
+	int (*link_open)(
+		const struct poolset_replica *replica, const struct repl_cfg *cfg, struct repl_link **out); /* tests */
 };
 
 /* Rebuilds the local parts of a poolset from a replica: fence, prove, copy. What it refuses changed nothing but the
@@ -31,7 +32,8 @@ int cmd_verify(int argc, char **argv);
 /* --- restore_copy.c --- */
 
 struct restore_source {
-	struct repl_link *links[POOLSET_REPLICAS_MAX]; /* [0] is read; the others hold the same and stand in for bad blocks */
+	struct repl_link
+		*links[POOLSET_REPLICAS_MAX]; /* [0] is read; the others hold the same and stand in for bad blocks */
 	unsigned count;
 	struct media_geom geom;
 };
@@ -39,13 +41,14 @@ struct restore_source {
 struct progress; /* progress.c */
 
 /* Copies summaries, tables and used blocks of all groups from the one in the copy's page on, and keeps the page's
- * sync_group up to date. The copy is inconsistent and stays so. -EBADMSG: a block is good on no source; errmsg names it. */
+ * sync_group up to date. The copy is inconsistent and stays so. -EBADMSG: a block is good on no source; errmsg names
+ * it. */
 int restore_copy(struct copy *copy, struct restore_source *source, struct progress *progress);
 
 /* --- progress.c --- */
 
-/* Shows on stderr how far something is: a bar with percent, rate and time left on a terminal, else a line for each tenth.
- * total 0: unknown. NULL from progress_new (no memory, quiet) is allowed everywhere. */
+/* Shows on stderr how far something is: a bar with percent, rate and time left on a terminal, else a line for each
+ * tenth. total 0: unknown. NULL from progress_new (no memory, quiet) is allowed everywhere. */
 struct progress *progress_new(const char *what, uint64_t total, bool quiet);
 void progress_add(struct progress *p, uint64_t bytes);
 void progress_end(struct progress *p, bool done);

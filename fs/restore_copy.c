@@ -1,10 +1,14 @@
-/* Bringing a whole copy over: summaries, block tables and used blocks of every group that was ever used, group by group.
+/* Bringing a whole copy over: summaries, block tables and used blocks of every group that was ever used, group by
+ * group.
  *
  *   for each group:  table read and checked -> blocks read straight into the pool, pipelined over all lanes -> each
  *                    compared with its checksum -> table and summary stored -> fence -> page: this group is complete
  *
- * Interrupted anywhere, the page names the groups that are complete; the one under way is done again whole. A block that does not
- * match its checksum is taken from another source that holds the same, one by one. */
+ * All summaries are read first, and the table of the next group along with the blocks of this one: a lone read costs a
+ * round trip and more, many at once cost their bytes.
+ *
+ * Interrupted anywhere, the page names the groups that are complete; the one under way is done again whole. A block
+ * that does not match its checksum is taken from another source that holds the same, one by one. */
 #include "restore.h"
 
 #include <errno.h>
@@ -20,9 +24,12 @@ struct group_copy {
 	struct copy *copy;
 	struct restore_source *source;
 	struct progress *progress;
-	struct media_entry_omf *table; /* MEDIA_GROUP_BLKS */
-	uint64_t group, first, len;    /* its blocks on the source */
-	uint64_t seq;                  /* summary */
+	struct media_summary_omf *summaries; /* of all groups, as the first source has them */
+	struct media_entry_omf *table;       /* MEDIA_GROUP_BLKS */
+	struct media_entry_omf *ahead;       /* table of group ahead_group, on its way or there */
+	uint64_t ahead_group;                /* UINT64_MAX: none */
+	uint64_t group, first, len;          /* its blocks on the source */
+	uint64_t seq;                        /* summary */
 	uint32_t used;
 };
 
@@ -57,14 +64,34 @@ static int table_check(const struct group_copy *g)
 		if (entry.type == MEDIA_FREE)
 			continue;
 		if (blk >= limit)
-			return errmsg_set(-ENOSPC, "block 0x%" PRIx64 " is in use, the local pool ends at 0x%" PRIx64
-					  ": make its parts larger", blk, limit);
+			return errmsg_set(-ENOSPC,
+				"block 0x%" PRIx64 " is in use, the local pool ends at 0x%" PRIx64
+				": make its parts larger",
+				blk, limit);
 		used++;
 	}
 	if (used != g->used)
-		return errmsg_set(-EBADMSG, "group %" PRIu64 ": its table has %" PRIu32 " used blocks, its summary %" PRIu32,
-				  g->group, used, g->used);
+		return errmsg_set(-EBADMSG,
+			"group %" PRIu64 ": its table has %" PRIu32 " used blocks, its summary %" PRIu32, g->group,
+			used, g->used);
 	return 0;
+}
+
+/* Summary and table have arrived: are they whole? */
+static int table_accept(struct group_copy *g, const char *name, const struct media_summary_omf *summary)
+{
+	int err = 0;
+
+	if (copy_summary_decode(g->group, summary, &g->seq, &g->used))
+		err = errmsg_set(-EBADMSG, "replica %s: summary of group %" PRIu64 " is damaged", name, g->group);
+	if (!err && g->seq) {
+		err = table_check(g);
+		if (err)
+			errmsg_prefix(err, "replica %s", name);
+	}
+	if (err == -EBADMSG)
+		log_warn("restore: %s", errmsg_get());
+	return err;
 }
 
 static int table_read_from(struct group_copy *g, struct repl_link *link)
@@ -73,30 +100,68 @@ static int table_read_from(struct group_copy *g, struct repl_link *link)
 	uint64_t off = media_off(g->first);
 	int err = source_read(link, off, &summary, sizeof(summary));
 
-	if (!err && copy_summary_decode(g->group, &summary, &g->seq, &g->used))
-		err = errmsg_set(-EBADMSG, "replica %s: summary of group %" PRIu64 " is damaged", link->name, g->group);
-	if (err || !g->seq)
-		return err;
-	err = source_read(link, off + MEDIA_BLOCK_BYTES, g->table, MEDIA_TABLE_BLKS * MEDIA_BLOCK_BYTES);
-	if (!err) {
-		err = table_check(g);
-		if (err)
-			errmsg_prefix(err, "replica %s", link->name);
+	if (!err)
+		err = source_read(link, off + MEDIA_BLOCK_BYTES, g->table, MEDIA_TABLE_BLKS * MEDIA_BLOCK_BYTES);
+	return err ? err : table_accept(g, link->name, &summary);
+}
+
+/* A group that was never used has an all-zero summary, in the first source's own words. */
+static bool never_used(const struct group_copy *g, uint64_t group)
+{
+	static const struct media_summary_omf zero;
+
+	return !memcmp(&g->summaries[group], &zero, sizeof(zero));
+}
+
+/* Starts reading the table of the next used group behind this one. */
+static int table_ahead(struct group_copy *g, uint64_t group)
+{
+	struct repl_link *link = g->source->links[0];
+
+	g->ahead_group = UINT64_MAX;
+	while (group < g->source->geom.group_count && never_used(g, group))
+		group++;
+	if (group >= g->source->geom.group_count)
+		return 0;
+	g->ahead_group = group;
+	return link->ops->read(link, media_off(media_group_blk(&g->source->geom, group) + 1), g->ahead,
+		MEDIA_TABLE_BLKS * MEDIA_BLOCK_BYTES);
+}
+
+/* What was read ahead, else from the first source that has it whole. */
+static int table_read(struct group_copy *g)
+{
+	int err = -EBADMSG;
+
+	if (g->ahead_group == g->group) {
+		struct media_entry_omf *table = g->ahead;
+
+		g->ahead = g->table;
+		g->table = table;
+		err = table_accept(g, g->source->links[0]->name, &g->summaries[g->group]);
 	}
+	for (unsigned i = 0; i < g->source->count && err && err != -ENOSPC; i++)
+		err = table_read_from(g, g->source->links[i]);
 	return err;
 }
 
-/* From the first source that has it whole. */
-static int table_read(struct group_copy *g)
+/* Every summary, and the first table. */
+static int summaries_read(struct group_copy *g)
 {
-	int err = -EIO;
+	struct repl_link *link = g->source->links[0];
+	const struct media_geom *geom = &g->source->geom;
+	int err = 0;
 
-	for (unsigned i = 0; i < g->source->count && err && err != -ENOSPC; i++) {
-		err = table_read_from(g, g->source->links[i]);
-		if (err == -EBADMSG)
-			log_warn("restore: %s", errmsg_get());
-	}
-	return err;
+	for (uint64_t group = g->group; group < geom->group_count && !err; group++)
+		err = link->ops->read(
+			link, media_off(media_group_blk(geom, group)), &g->summaries[group], sizeof(*g->summaries));
+	if (!err)
+		err = link->ops->settle(link);
+	if (!err)
+		err = table_ahead(g, g->group);
+	if (!err)
+		err = link->ops->settle(link);
+	return err ? errmsg_prefix(err, "replica %s", link->name) : 0;
 }
 
 /* ---------------------------------------------------------------- blocks of a group */
@@ -132,12 +197,13 @@ static int blocks_read(struct group_copy *g)
 	while (!err && blk < g->first + g->len) {
 		uint32_t count = run_len(g, blk);
 
-		if (count) {
-			err = link->ops->read(link, media_off(blk), pm->base + media_off(blk), count * MEDIA_BLOCK_BYTES);
-			progress_add(g->progress, (uint64_t)count * MEDIA_BLOCK_BYTES);
-		}
+		if (count)
+			err = link->ops->read(
+				link, media_off(blk), pm->base + media_off(blk), count * MEDIA_BLOCK_BYTES);
 		blk += count ? count : 1;
 	}
+	if (!err)
+		err = table_ahead(g, g->group + 1);
 	if (!err)
 		err = link->ops->settle(link);
 	return err ? errmsg_prefix(err, "replica %s", link->name) : 0;
@@ -153,12 +219,13 @@ static int block_heal(struct group_copy *g, uint64_t blk, uint32_t csum)
 {
 	struct pm *pm = copy_pm(g->copy);
 
-	log_warn("restore: block 0x%" PRIx64 " of replica %s does not match its checksum", blk, g->source->links[0]->name);
+	log_warn("restore: block 0x%" PRIx64 " of replica %s does not match its checksum", blk,
+		g->source->links[0]->name);
 	for (unsigned i = 1; i < g->source->count; i++) {
 		struct repl_link *link = g->source->links[i];
 
 		if (!source_read(link, media_off(blk), pm->base + media_off(blk), MEDIA_BLOCK_BYTES) &&
-		    content_good(pm, blk, csum))
+			content_good(pm, blk, csum))
 			return 0;
 	}
 	return errmsg_set(-EBADMSG, "block 0x%" PRIx64 " matches its checksum on no replica", blk);
@@ -180,6 +247,7 @@ static int blocks_verify(struct group_copy *g)
 		if (err)
 			return err;
 		pm_flush(pm, media_off(blk), MEDIA_BLOCK_BYTES);
+		progress_add(g->progress, MEDIA_BLOCK_BYTES);
 	}
 	return 0;
 }
@@ -219,12 +287,16 @@ static int group_copy(struct group_copy *g)
 
 	g->first = media_group_blk(geom, g->group);
 	g->len = media_group_len(geom, g->group);
+	if (never_used(g, g->group))
+		return 0;
 	err = table_read(g);
 	if (err || !g->seq)
-		return err; /* never used: nothing to bring over */
+		return err;
 	if (g->group >= copy_geom(g->copy)->group_count)
-		return g->used ? errmsg_set(-ENOSPC, "group %" PRIu64 " is in use and lies behind the end of the local pool",
-					    g->group) : 0;
+		return g->used ? errmsg_set(-ENOSPC,
+					 "group %" PRIu64 " is in use and lies behind the end of the local pool",
+					 g->group)
+			       : 0;
 	err = blocks_read(g);
 	if (!err)
 		err = blocks_verify(g);
@@ -236,14 +308,20 @@ static int group_copy(struct group_copy *g)
 
 int restore_copy(struct copy *copy, struct restore_source *source, struct progress *progress)
 {
-	struct group_copy g = { .copy = copy, .source = source, .progress = progress };
-	int err = 0;
+	struct group_copy g = { .copy = copy, .source = source, .progress = progress, .ahead_group = UINT64_MAX };
+	int err = -ENOMEM;
 
+	g.group = copy_page(copy)->sync_group;
+	g.summaries = calloc(source->geom.group_count, sizeof(*g.summaries));
 	g.table = calloc(MEDIA_TABLE_BLKS, MEDIA_BLOCK_BYTES);
-	if (!g.table)
-		return errmsg_set(-ENOMEM, "no memory for a block table");
-	for (g.group = copy_page(copy)->sync_group; g.group < source->geom.group_count && !err; g.group++)
+	g.ahead = calloc(MEDIA_TABLE_BLKS, MEDIA_BLOCK_BYTES);
+	if (g.summaries && g.table && g.ahead)
+		err = summaries_read(&g);
+	for (; g.group < source->geom.group_count && !err; g.group++)
 		err = group_copy(&g);
+	(void)source->links[0]->ops->settle(source->links[0]); /* nothing may arrive in what is freed now */
+	free(g.ahead);
 	free(g.table);
-	return err;
+	free(g.summaries);
+	return err == -ENOMEM ? errmsg_set(err, "no memory for block tables") : err;
 }

@@ -16,37 +16,45 @@
 #include "policy.h"
 #include "wire.h"
 
-#define RUN_BLKS 256u
-#define SHOWN_MAX 10u /* differences named for each copy */
+#define RUN_BLKS 256u  /* 1 MiB a read */
+#define BATCH_RUNS 32u /* reads under way together */
+#define SHOWN_MAX 10u  /* differences named for each copy */
 
 struct lay { /* what the ring's records make of a block */
 	uint64_t blk;
 	uint32_t type, csum;
-	uint64_t mask;                     /* lines laid over the content */
+	uint64_t mask; /* lines laid over the content */
 	uint8_t lines[MEDIA_BLOCK_BYTES];
 	UT_hash_handle hh;
 };
 
 struct side { /* one copy */
 	const char *name;
-	struct copy *copy;                 /* local, or ... */
-	struct repl_link *link;            /* ... remote */
+	struct copy *copy;      /* local, or ... */
+	struct repl_link *link; /* ... remote */
 	struct copy_point head;
 	struct media_geom geom;
 	struct lay *lays;
-	struct media_entry_omf *table;     /* of the group under way */
+	struct media_entry_omf *table; /* of the group under way */
 	uint64_t differences;
+};
+
+struct run {
+	uint64_t blk;
+	uint32_t count;
 };
 
 struct verify {
 	const struct restore_cfg *cfg;
-	struct poolset *set;
+	const struct poolset *set;
 	struct pool *pool;
 	struct side sides[POOLSET_REPLICAS_MAX];
 	unsigned count;
-	unsigned missing;                  /* copies that could not be asked */
-	uint8_t *run;                      /* RUN_BLKS blocks */
-	uint64_t blks;                     /* content compared, all copies */
+	unsigned missing; /* copies that could not be asked */
+	struct run runs[BATCH_RUNS];
+	unsigned run_count;
+	uint8_t *batch; /* RUN_BLKS blocks for each run */
+	uint64_t blks;  /* content compared, all copies */
 	struct progress *progress;
 };
 
@@ -189,22 +197,44 @@ static bool has_content(const struct copy_entry *entry)
 	return entry->type != MEDIA_FREE && entry->type != MEDIA_UNWRITTEN;
 }
 
-static int run_check(struct verify *v, struct side *s, uint64_t first, uint64_t blk, uint32_t count)
+static void run_check(struct verify *v, struct side *s, uint64_t first, const struct run *run, uint8_t *content)
 {
-	int err = side_read(s, media_off(blk), v->run, count * MEDIA_BLOCK_BYTES);
-
-	for (uint32_t i = 0; i < count && !err; i++) {
-		uint8_t *content = v->run + (size_t)i * MEDIA_BLOCK_BYTES;
+	for (uint32_t i = 0; i < run->count; i++, content += MEDIA_BLOCK_BYTES) {
 		struct copy_entry entry;
 
-		(void)entry_of(s, first, blk + i, &entry);
-		lines_lay(s, blk + i, content);
+		(void)entry_of(s, first, run->blk + i, &entry);
+		lines_lay(s, run->blk + i, content);
 		if (csum_crc32c(0, content, MEDIA_BLOCK_BYTES) != entry.csum)
-			differ(s, "block 0x%" PRIx64 ": content does not match its checksum", blk + i);
+			differ(s, "block 0x%" PRIx64 ": content does not match its checksum", run->blk + i);
 	}
-	v->blks += count;
-	progress_add(v->progress, (uint64_t)count * MEDIA_BLOCK_BYTES);
+	v->blks += run->count;
+	progress_add(v->progress, (uint64_t)run->count * MEDIA_BLOCK_BYTES);
+}
+
+/* Waits for the batch's reads and looks at what they brought. */
+static int batch_check(struct verify *v, struct side *s, uint64_t first)
+{
+	int err = s->link ? s->link->ops->settle(s->link) : 0;
+
+	for (unsigned i = 0; i < v->run_count && !err; i++)
+		run_check(v, s, first, &v->runs[i], v->batch + (size_t)i * RUN_BLKS * MEDIA_BLOCK_BYTES);
+	v->run_count = 0;
 	return err;
+}
+
+/* Starts reading a run; a full batch is waited for. */
+static int run_start(struct verify *v, struct side *s, uint64_t first, uint64_t blk, uint32_t count)
+{
+	uint8_t *dst = v->batch + (size_t)v->run_count * RUN_BLKS * MEDIA_BLOCK_BYTES;
+	uint32_t len = count * MEDIA_BLOCK_BYTES;
+	int err = 0;
+
+	v->runs[v->run_count++] = (struct run){ blk, count };
+	if (s->copy)
+		memcpy(dst, pm_ptr(copy_pm(s->copy), media_off(blk)), len);
+	else
+		err = s->link->ops->read(s->link, media_off(blk), dst, len);
+	return err || v->run_count < BATCH_RUNS ? err : batch_check(v, s, first);
 }
 
 static int content_check(struct verify *v, struct side *s, uint64_t first, uint64_t len)
@@ -212,18 +242,19 @@ static int content_check(struct verify *v, struct side *s, uint64_t first, uint6
 	uint64_t blk = first + MEDIA_GROUP_META_BLKS;
 	int err = 0;
 
+	v->run_count = 0;
 	while (blk < first + len && !err) {
 		uint32_t count = 0;
 		struct copy_entry entry;
 
 		while (count < RUN_BLKS && blk + count < first + len && !entry_of(s, first, blk + count, &entry) &&
-		       has_content(&entry))
+			has_content(&entry))
 			count++;
 		if (count)
-			err = run_check(v, s, first, blk, count);
+			err = run_start(v, s, first, blk, count);
 		blk += count ? count : 1;
 	}
-	return err;
+	return err ? err : batch_check(v, s, first);
 }
 
 static void table_compare(struct verify *v, struct side *s, uint64_t first, uint64_t len)
@@ -318,6 +349,7 @@ static int link_start(struct verify *v, unsigned i, struct repl_link **link)
 		.notice_ms = REPL_NOTICE_MS_DEFAULT,
 		.connect_ms = REPL_CONNECT_MS_DEFAULT,
 		.open_flags = CTL_OPEN_RDONLY,
+		.spin = true, /* for as long as it lasts, answers come back to back */
 	};
 
 	if (!v->set->replicas[i].target)
@@ -389,7 +421,8 @@ static void side_close(struct side *s)
 {
 	struct lay *lay, *next;
 
-	HASH_ITER(hh, s->lays, lay, next) {
+	HASH_ITER(hh, s->lays, lay, next)
+	{
 		HASH_DEL(s->lays, lay);
 		free(lay);
 	}
@@ -411,8 +444,8 @@ static int side_check(struct verify *v, struct side *s)
 		if (group >= v->sides[0].geom.group_count)
 			break;
 		if (s != &v->sides[0])
-			err = side_read(&v->sides[0], media_off(media_group_blk(&s->geom, group) + 1), v->sides[0].table,
-					MEDIA_TABLE_BLKS * MEDIA_BLOCK_BYTES);
+			err = side_read(&v->sides[0], media_off(media_group_blk(&s->geom, group) + 1),
+				v->sides[0].table, MEDIA_TABLE_BLKS * MEDIA_BLOCK_BYTES);
 		if (!err)
 			err = group_check(v, s, group);
 	}
@@ -442,20 +475,17 @@ static enum restore_exit check_all(struct verify *v)
 	progress_end(v->progress, same);
 	if (same)
 		printf("%u copies are the same: commit %" PRIu64 ", %" PRIu64 " blocks checked\n", v->count,
-		       v->sides[0].head.seq, v->blks);
+			v->sides[0].head.seq, v->blks);
 	return same ? RESTORE_DONE : RESTORE_FAILED;
 }
 
 enum restore_exit verify_run(const struct restore_cfg *cfg)
 {
-	struct verify v = { .cfg = cfg };
+	struct verify v = { .cfg = cfg, .set = cfg->set };
 	enum restore_exit result = RESTORE_FAILED;
 
-	if (poolset_read(cfg->set_path, &v.set))
-		return RESTORE_FAILED;
-	errmsg_clear();
-	v.run = calloc(RUN_BLKS, MEDIA_BLOCK_BYTES);
-	if (v.run) {
+	v.batch = calloc((size_t)BATCH_RUNS * RUN_BLKS, MEDIA_BLOCK_BYTES);
+	if (v.batch) {
 		open_local(&v);
 		open_links(&v);
 		if (v.count)
@@ -464,8 +494,7 @@ enum restore_exit verify_run(const struct restore_cfg *cfg)
 	for (unsigned i = 0; i < v.count; i++)
 		side_close(&v.sides[i]);
 	pool_close(v.pool);
-	free(v.run);
-	poolset_free(v.set);
+	free(v.batch);  /* after the links: a read that failed may still have been on its way */
 	errmsg_clear(); /* everything was told on stdout */
 	return result;
 }

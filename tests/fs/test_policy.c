@@ -1,5 +1,5 @@
-/* The replication policy over replicas in this process (sim_link): what is acknowledged when links are lost, come back, are
- * slow or have another history. After each story every copy that is attached must hold the local history. */
+/* The replication policy over replicas in this process (sim_link): what is acknowledged when links are lost, come back,
+ * are slow or have another history. After each story every copy that is attached must hold the local history. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdio.h>
@@ -151,7 +151,8 @@ static void start(const char *text, uint32_t min, uint64_t ring_bytes)
 	int err;
 
 	cr_assert_eq(poolset_parse("pool.set", text, strlen(text), &set), 0, "%s", errmsg_get());
-	pm_init(&pm, mmap(NULL, POOL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), POOL_BYTES, PM_MEMORY);
+	pm_init(&pm, mmap(NULL, POOL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), POOL_BYTES,
+		PM_MEMORY);
 	for (unsigned i = 1; i < set->replica_count; i++)
 		sim_target_add(names[i - 1], POOL_BYTES);
 	cfg = (struct replication_cfg){ .min_replicas = min, .link_open = sim_link_open };
@@ -235,7 +236,8 @@ static void expect_same_content(unsigned i)
 		cr_assert_eq(a.csum, b.csum, "block %llu", (unsigned long long)blk);
 		if (a.type != MEDIA_FREE && a.type != MEDIA_UNWRITTEN)
 			cr_assert_eq(memcmp(pm_ptr(&pm, media_off(blk)), pm_ptr(&sim_targets[i].pm, media_off(blk)),
-					    MEDIA_BLOCK_BYTES), 0, "block %llu", (unsigned long long)blk);
+					     MEDIA_BLOCK_BYTES),
+				0, "block %llu", (unsigned long long)blk);
 	}
 }
 
@@ -404,6 +406,28 @@ Test(policy, returning_replica_catches_up_from_the_ring)
 	expect_same_content(0);
 }
 
+/* A record's data may lie in blocks that the record before freed: never two at once. */
+Test(policy, catching_up_sends_one_record_at_a_time)
+{
+	uint64_t before;
+
+	start(TWO, 1, 0);
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	for (uint8_t i = 2; i < 10; i++)
+		write_sync(i);
+	sim_targets[0].unreachable = false;
+	sim_targets[0].hold = true;
+	before = slot(0)->mark;
+	retry();
+	cr_expect_eq(slot(0)->state, SLOT_CATCHING);
+	cr_expect_eq(slot(0)->sent, before + 1);
+	sim_target_release(&sim_targets[0]);
+	settle();
+	cr_expect_eq(slot(0)->state, SLOT_LIVE, "%s", slot(0)->reason);
+	expect_equal(0);
+}
+
 /* What was pushed to the others before it went live reaches it inside the commit. */
 Test(policy, pushes_made_before_it_went_live_are_sent_inside)
 {
@@ -455,7 +479,8 @@ Test(policy, different_history_is_refused)
 	sim_targets[0].unreachable = false;
 	retry();
 	cr_expect_eq(slot(0)->state, SLOT_REFUSED);
-	snprintf(hash, sizeof(hash), "%02x%02x%02x%02x", theirs.hash.b[0], theirs.hash.b[1], theirs.hash.b[2], theirs.hash.b[3]);
+	snprintf(hash, sizeof(hash), "%02x%02x%02x%02x", theirs.hash.b[0], theirs.hash.b[1], theirs.hash.b[2],
+		theirs.hash.b[3]);
 	cr_expect_not_null(strstr(slot(0)->reason, hash), "names its short hash: %s", slot(0)->reason);
 	cr_expect_not_null(strstr(slot(0)->reason, "restore"), "names a remedy");
 	write_sync(3);

@@ -146,7 +146,7 @@ static void setup(void)
 	sim_target_add("a", POOL_BYTES);
 	sim_target_add("b", POOL_BYTES);
 	cfg = (struct replication_cfg){ .min_replicas = 2, .link_open = sim_link_open };
-	rc = (struct restore_cfg){ .set_path = set_path, .link_open = sim_link_open, .quiet = true };
+	rc = (struct restore_cfg){ .set = set, .link_open = sim_link_open, .quiet = true };
 	mkfs();
 	cfg.min_replicas = REPLICATION_MIN_RECORDED;
 	mount();

@@ -169,7 +169,9 @@ static struct msg *msg_new(struct sim_link *l, size_t room, uint16_t op)
 	assert(m);
 	memset(m, 0, sizeof(*m));
 	req = (struct lane_req_msg *)m->bytes;
-	*req = (struct lane_req_msg){ .magic = le32_put(LANE_MAGIC), .op = le16_put(op), .seq = le64_put(++l->lane_seq) };
+	*req = (struct lane_req_msg){
+		.magic = le32_put(LANE_MAGIC), .op = le16_put(op), .seq = le64_put(++l->lane_seq)
+	};
 	m->len = sizeof(*req);
 	m->last = true;
 	return m;
@@ -184,7 +186,8 @@ static void msg_send(struct sim_link *l, struct msg *m)
 }
 
 /* One message of a train: a range or none, and with the last one the record. */
-static void commit_piece(struct sim_link *l, const struct repl_commit *c, uint64_t off, const void *src, uint32_t len, bool last)
+static void commit_piece(
+	struct sim_link *l, const struct repl_commit *c, uint64_t off, const void *src, uint32_t len, bool last)
 {
 	struct msg *m = msg_new(l, 2 * sizeof(struct lane_req_msg) + MSG_DATA_BYTES + c->rec_len, LANE_COMMIT);
 	struct lane_req_msg *req = (struct lane_req_msg *)m->bytes;
@@ -196,8 +199,9 @@ static void commit_piece(struct sim_link *l, const struct repl_commit *c, uint64
 	req->tail = le64_put(c->settled);
 	req->rec_len = le32_put(c->rec_len);
 	if (len) {
-		struct lane_range_msg range = { .off = le64_put(off), .len = le32_put(len),
-						.flags = le32_put(src ? LANE_RANGE_INLINE : 0) };
+		struct lane_range_msg range = {
+			.off = le64_put(off), .len = le32_put(len), .flags = le32_put(src ? LANE_RANGE_INLINE : 0)
+		};
 
 		req->range_count = le32_put(1);
 		memcpy(m->bytes + m->len, &range, sizeof(range));
@@ -229,7 +233,9 @@ static void peer_fill(struct sim_link *l)
 	struct sim_target *t = l->target;
 	struct repl_peer *p = &l->pub.peer;
 
-	*p = (struct repl_peer){ .provider = "sim", .method = WIRE_METHOD_GPSPM, .rma = t->rma, .pool_size = t->pm.len };
+	*p = (struct repl_peer){
+		.provider = "sim", .method = WIRE_METHOD_GPSPM, .rma = t->rma, .pool_size = t->pm.len
+	};
 	if (!t->copy)
 		return;
 	p->formatted = true;
@@ -331,7 +337,8 @@ static int sim_commit(struct repl_link *pub, const struct repl_commit *c)
 		for (uint32_t at = 0; at < range->len; at += MSG_DATA_BYTES) {
 			uint32_t len = range->len - at < MSG_DATA_BYTES ? range->len - at : MSG_DATA_BYTES;
 
-			commit_piece(l, c, range->off + at, range->src ? (const uint8_t *)range->src + at : NULL, len, false);
+			commit_piece(l, c, range->off + at, range->src ? (const uint8_t *)range->src + at : NULL, len,
+				false);
 		}
 	}
 	commit_piece(l, c, 0, NULL, 0, true);
@@ -459,10 +466,23 @@ static void sim_close(struct repl_link *pub)
 }
 
 static const struct repl_link_ops sim_ops = {
-	.poll = sim_poll, .fds = sim_fds, .may_block = sim_may_block, .push = sim_push, .commit = sim_commit,
-	.checkpoint = sim_checkpoint, .read = sim_read, .write = sim_write, .settle = sim_settle, .chain = sim_chain,
-	.format = sim_format, .fence = sim_fence, .page = sim_page, .checkpoint_all = sim_checkpoint_all,
-	.reset = sim_reset, .refresh = sim_refresh, .close = sim_close,
+	.poll = sim_poll,
+	.fds = sim_fds,
+	.may_block = sim_may_block,
+	.push = sim_push,
+	.commit = sim_commit,
+	.checkpoint = sim_checkpoint,
+	.read = sim_read,
+	.write = sim_write,
+	.settle = sim_settle,
+	.chain = sim_chain,
+	.format = sim_format,
+	.fence = sim_fence,
+	.page = sim_page,
+	.checkpoint_all = sim_checkpoint_all,
+	.reset = sim_reset,
+	.refresh = sim_refresh,
+	.close = sim_close,
 };
 
 int sim_link_open(const struct poolset_replica *replica, const struct repl_cfg *cfg, struct repl_link **out)

@@ -1,5 +1,5 @@
-/* A replica in this process: memory with a copy on it, rpmemd's engine in front, and links to it that can be cut, muted or
- * made to die at a chosen commit. The memory stays when a link goes, as a machine's would. */
+/* A replica in this process: memory with a copy on it, rpmemd's engine in front, and links to it that can be cut, muted
+ * or made to die at a chosen commit. The memory stays when a link goes, as a machine's would. */
 #ifndef RPMEMFS_TESTS_SIM_LINK_H
 #define RPMEMFS_TESTS_SIM_LINK_H
 
@@ -15,15 +15,15 @@ struct sim_target {
 	struct pm pm;
 	struct copy *copy;
 	struct engine *engine;
-	struct sim_link *link;     /* the session, NULL: none */
+	struct sim_link *link; /* the session, NULL: none */
 	bool rma;
 
-	bool unreachable;          /* connecting fails */
-	bool mute;                 /* requests are handled, their answers held back */
-	bool hold;                 /* requests are not even handled */
-	uint64_t die_before;       /* the link dies when this commit is posted, before it is handled; 0: never */
-	uint64_t die_after;        /* ... after it is handled, before the answer */
-	uint64_t commits, pushes;  /* seen by the target, all sessions */
+	bool unreachable;         /* connecting fails */
+	bool mute;                /* requests are handled, their answers held back */
+	bool hold;                /* requests are not even handled */
+	uint64_t die_before;      /* the link dies when this commit is posted, before it is handled; 0: never */
+	uint64_t die_after;       /* ... after it is handled, before the answer */
+	uint64_t commits, pushes; /* seen by the target, all sessions */
 };
 
 extern struct sim_target sim_targets[SIM_TARGETS_MAX];
