@@ -88,7 +88,8 @@ struct redo_view {
 /* Length of the record whose header is at hdr (128 bytes), or 0 when magic, version or length are not a record's. */
 uint32_t redo_peek_len(const void *hdr, const struct media_geom *geom);
 
-/* Validates the whole record against geom: bounds, order, types, counts, checksum. -EBADMSG: damaged or malformed. */
+/* Validates the whole record against geom: bounds, order, types, counts, checksum. buf: aligned to 8 bytes. -EBADMSG:
+ * damaged or malformed. */
 int redo_parse(const void *buf, uint64_t len, const struct media_geom *geom, struct redo_view *view);
 
 #endif
