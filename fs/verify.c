@@ -323,10 +323,11 @@ static void side_missing(struct verify *v, const char *name, const char *why)
 	v->missing++;
 }
 
+/* Waits for the lock: after umount(2) the daemon may still be on its way out. */
 static void open_local(struct verify *v)
 {
 	struct side *s = &v->sides[v->count];
-	int err = pool_open(v->set, 0, POOL_RDONLY | POOL_NOWAIT_LOCK, &v->pool);
+	int err = pool_open(v->set, 0, POOL_RDONLY, &v->pool);
 
 	if (!err)
 		err = copy_open(&v->pool->pm, true, &s->copy);
