@@ -224,28 +224,30 @@ static bool link_may_block(struct repl_link *pub)
 	return true;
 }
 
-int link_rest(struct link *link, bool progress)
+/* Sleeps for up to CONNECT_STEP_MS. */
+static void link_sleep(struct link *link)
 {
-	struct repl_link *pub = &link->pub;
 	struct pollfd fds[2] = { { .events = POLLIN }, { .events = POLLIN } };
 	int raw[2];
-	unsigned count;
+	unsigned count = link_fds(&link->pub, raw);
 
-	if (pub->ops->poll(pub) == REPL_DOWN)
-		return pub->err;
-	if (progress)
-		link->idle_polls = 0;
-	if (link->spin && ++link->idle_polls < SPINS_PER_SLEEP) {
-		sched_yield();
-		return 0;
-	}
-	if (!link_may_block(pub))
-		return 0;
-	count = link_fds(pub, raw);
 	for (unsigned i = 0; i < count; i++)
 		fds[i].fd = raw[i];
 	poll(fds, count, CONNECT_STEP_MS);
-	return 0;
+}
+
+/* Looks last: sleeping after a look would sleep through what it has just brought. */
+int link_rest(struct link *link, bool progress)
+{
+	struct repl_link *pub = &link->pub;
+
+	if (progress)
+		link->idle_polls = 0;
+	if (link->spin && ++link->idle_polls < SPINS_PER_SLEEP)
+		sched_yield();
+	else if (link_may_block(pub))
+		link_sleep(link);
+	return pub->ops->poll(pub) == REPL_DOWN ? pub->err : 0;
 }
 
 int repl_link_wait(struct repl_link *pub)

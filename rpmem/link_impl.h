@@ -32,7 +32,7 @@ static inline struct link *link_of(struct repl_link *pub)
 
 /* DOWN with err and the text of errmsg. */
 enum repl_state link_failed(struct link *link, int err);
-/* One poll, and when it brought nothing a rest: the way of waiting of every call that blocks. 0, or pub.err. */
+/* A rest, then one poll: the way of waiting of every call that blocks. 0, or pub.err. */
 int link_rest(struct link *link, bool progress);
 struct deadline link_deadline(const struct link *link);
 
