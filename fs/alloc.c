@@ -13,6 +13,7 @@
 #include "fs_impl.h"
 
 #define WORD_BITS 64u
+#define ROOMY_SHARE 8u       /* a group with 1/this of its blocks free is gone through again */
 #define WAIT_ACK_SLACK 1024u /* settled entries at the front before the list is moved down */
 
 int alloc_init(struct fs *fs)
@@ -161,31 +162,64 @@ static uint64_t alloc_usable(const struct alloc *a, enum alloc_class class)
 	return a->free > keep ? a->free - keep : 0;
 }
 
-/* Finds the next free block at or behind `from`, wrapping once around the pool. */
-static int alloc_search(struct fs *fs, uint64_t from, uint64_t *blk)
+/* First free block of a group at or behind idx. */
+static bool group_search(struct fs *fs, uint64_t g, uint32_t idx, uint64_t *blk)
 {
-	uint64_t first = media_group_of(&fs->geom, from);
-	uint32_t start = (uint32_t)(from - media_group_blk(&fs->geom, first));
+	const struct group *group = &fs->alloc.groups[g];
+	uint32_t i = group->full ? group->len : bit_find_clear(group->used, idx, group->len);
 
-	for (uint64_t n = 0; n <= fs->geom.group_count; n++) {
-		uint64_t g = (first + n) % fs->geom.group_count;
-		struct group *group = &fs->alloc.groups[g];
+	if (i == group->len)
+		return false;
+	*blk = media_group_blk(&fs->geom, g) + i;
+	return true;
+}
+
+/* Whether a group in use has enough free blocks to be worth going through again. */
+static bool group_is_roomy(const struct group *group)
+{
+	return group->used && group->free >= group->len / ROOMY_SHARE;
+}
+
+/* A group not looked at yet that has room, loaded. -ENOSPC: none. */
+static int search_unseen(struct fs *fs, uint64_t *blk)
+{
+	for (uint64_t g = 0; g < fs->geom.group_count; g++) {
 		bool room;
-		uint32_t i;
-		int err = group_has_room(fs, g, &room);
+		int err;
 
+		if (fs->alloc.groups[g].used)
+			continue;
+		err = group_has_room(fs, g, &room);
 		if (!err && room)
 			err = group_load(fs, g);
 		if (err)
 			return err;
-		if (room && !group->full) {
-			i = bit_find_clear(group->used, n == 0 ? start : 0, group->len);
-			if (i < group->len) {
-				*blk = media_group_blk(&fs->geom, g) + i;
-				return 0;
-			}
-		}
+		if (room && group_search(fs, g, 0, blk))
+			return 0;
 	}
+	return -ENOSPC;
+}
+
+/* Finds a free block near `from`. Memory that was in use lately is warm (page tables, caches) and a group already looked at costs
+ * nothing, so that groups in use are gone through again, from the lowest, before a new one is begun. */
+static int alloc_search(struct fs *fs, uint64_t from, uint64_t *blk)
+{
+	uint64_t home = media_group_of(&fs->geom, from);
+	int err = group_load(fs, home);
+
+	if (err)
+		return err;
+	if (group_search(fs, home, (uint32_t)(from - media_group_blk(&fs->geom, home)), blk))
+		return 0;
+	for (uint64_t g = 0; g < fs->geom.group_count; g++)
+		if (group_is_roomy(&fs->alloc.groups[g]) && group_search(fs, g, 0, blk))
+			return 0;
+	err = search_unseen(fs, blk);
+	if (err != -ENOSPC)
+		return err;
+	for (uint64_t g = 0; g < fs->geom.group_count; g++)
+		if (group_search(fs, g, 0, blk))
+			return 0;
 	return -ENOSPC;
 }
 

@@ -30,7 +30,7 @@ struct plan_blk {
 	enum way way;
 	uint32_t from, to;     /* bytes of the block that change */
 	struct staged *old;    /* staged before */
-	struct staged *staged; /* the new entry, allocated in the plan */
+	struct staged *staged; /* the new entry, allocated in the plan; the stream's once applied */
 	uint64_t ptr;          /* committed block, 0: none that counts */
 };
 
@@ -400,7 +400,6 @@ static void replace_staged(struct plan *p, unsigned i)
 	}
 	HASH_ADD(hh, v->staged, fblk, sizeof(b->staged->fblk), b->staged);
 	v->staged_blks += b->staged->blk != 0;
-	b->staged = NULL;
 }
 
 /* Offers neighbouring fresh blocks to the replicas ahead of their commit. */
@@ -411,20 +410,20 @@ static void push_runs(struct plan *p)
 	if (!repl || !repl->push || p->len < p->fs->cfg.push_bytes_min)
 		return;
 	for (unsigned i = 0; i < p->count;) {
-		struct staged *s = p->blks[i].way == WAY_FRESH ? stream_find(p->v, p->fblk + i) : NULL;
+		const struct staged *first = p->blks[i].staged;
 		unsigned n = 1;
 		bool pushed;
 
-		if (!s) {
+		if (p->blks[i].way != WAY_FRESH) {
 			i++;
 			continue;
 		}
-		while (i + n < p->count && p->blks[i + n].way == WAY_FRESH &&
-		       stream_find(p->v, p->fblk + i + n)->blk == s->blk + n)
+		while (i + n < p->count && p->blks[i + n].way == WAY_FRESH && p->blks[i + n].staged->blk == first->blk + n)
 			n++;
-		pushed = repl->push(p->fs->cfg.repl_ctx, media_off(s->blk), pm_ptr(p->fs->pm, media_off(s->blk)), n * BLK);
+		pushed = repl->push(p->fs->cfg.repl_ctx, media_off(first->blk), pm_ptr(p->fs->pm, media_off(first->blk)),
+				    n * BLK);
 		for (unsigned k = 0; k < n; k++)
-			stream_find(p->v, p->fblk + i + k)->pushed = pushed;
+			p->blks[i + k].staged->pushed = pushed;
 		i += n;
 	}
 }

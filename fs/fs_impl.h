@@ -10,8 +10,8 @@
 #define RPMEMFS_FS_IMPL_H
 
 #include <sys/queue.h>
-#include <uthash.h>
 #include "fs.h"
+#include "hash64.h"
 #include "redo.h"
 #include "repl.h"
 #include "stream.h"

@@ -10,8 +10,8 @@
 #ifndef RPMEMFS_FS_STREAM_H
 #define RPMEMFS_FS_STREAM_H
 
-#include <uthash.h>
 #include "fs.h"
+#include "hash64.h"
 
 #define STREAM_RING_SHARE 16u /* a stream is linked at once when its record would pass ring_bytes / this */
 
