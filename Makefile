@@ -114,6 +114,19 @@ $(BUILD)/tests/system/fsio: $(BUILD)/obj/tests/system/helpers/fsio.o
 check: all suites
 	scripts/check $(BUILD) $(SUITES)
 
+# ---------------------------------------------------------------- explore
+EXPLORER := $(addprefix tests/explore/,explore workload run session view model trace image check cuts) tests/support/sim_link
+EXPLORE_FLAGS = $(if $(filter full,$(EXPLORE)),--full --seconds 0,--seconds 60)
+
+$(BUILD)/explore: $(call tobj,$(EXPLORER) $(FSCORE) rpmemd/engine $(COMMON))
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+# Without violations, and with each fence left out in turn: a check that cannot fail is not a check.
+explore: $(BUILD)/explore
+	$(BUILD)/explore $(EXPLORE_FLAGS)
+	$(BUILD)/explore --planted-all
+
 # ---------------------------------------------------------------- bench
 # The programs that stand beside the file system as its limit; they share no code with it and link libfabric.
 BENCH := $(BUILD)/bench/floor_fs $(BUILD)/bench/fabread $(BUILD)/bench/fsbench

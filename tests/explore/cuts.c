@@ -1,0 +1,182 @@
+/* See cuts.h. A crash that loses some stores of a set looks the same at this event and at any later one before the fence, so
+ * the subsets are drawn once, where the set is largest: at the fence. In between, each event is cut with all stores so far.
+ * What changes without a fence is what is allowed: an acknowledgement raises the first allowed state, and the subsets of
+ * what is open then are looked at once more. */
+#include "cuts.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#define HANG_SECONDS 30u /* for one image: SIGALRM ends the process, which counts as a violation */
+#define ACK_SINGLES 8u
+
+struct cuts {
+	struct image *image;
+	const struct run *run;
+	const struct cuts_cfg *cfg;
+	struct cuts_stats *stats;
+	struct cuts_place *place;
+	char *why;
+	unsigned first, last; /* allowed states */
+	uint64_t seed;
+	struct trace recovery;
+};
+
+/* ---------------------------------------------------------------- one image */
+
+/* The recovery of this variant, cut somewhere: what it fenced is there, of the rest any words. */
+static int look_again(struct cuts *c, const struct image_variant *v)
+{
+	struct image *image = c->image;
+	size_t cut, fenced = 0;
+
+	trace_clear(&c->recovery);
+	image_apply(image, v);
+	image->second = &c->recovery;
+	check_recover(image);
+	image->second = NULL;
+	image_reset(image);
+	if (!c->recovery.events.n)
+		return 0;
+	cut = explore_random(&c->seed) % c->recovery.events.n;
+	for (size_t i = 0; i <= cut; i++)
+		if (c->recovery.events.v[i].type == TRACE_FENCE)
+			fenced = i;
+	image_apply(image, v);
+	for (size_t i = 0; i <= cut; i++) {
+		const struct trace_event *e = &c->recovery.events.v[i];
+		const uint8_t *bytes = c->recovery.arena.v + e->bytes;
+
+		for (uint64_t at = 0; e->type == TRACE_STORE && at < e->len; at += 8)
+			if (i < fenced || explore_random(&c->seed) & 1)
+				image_poke(image, e->off + at, bytes + at, e->len - at < 8 ? e->len - at : 8);
+	}
+	c->place->second = true;
+	c->stats->images++;
+	if (check_image(image, &c->run->model, c->first, c->last, c->why))
+		return -1;
+	c->place->second = false;
+	image_reset(image);
+	return 0;
+}
+
+static int look(struct cuts *c, struct image_variant v)
+{
+	v.seed = explore_random(&c->seed);
+	c->place->variant = v;
+	c->stats->images++;
+	alarm(HANG_SECONDS);
+	image_apply(c->image, &v);
+	if (check_image(c->image, &c->run->model, c->first, c->last, c->why))
+		return -1;
+	image_reset(c->image);
+	if (c->cfg->second && explore_random(&c->seed) % c->cfg->second == 0)
+		return look_again(c, &v);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- one set of open stores */
+
+/* Each store alone and each left out alone; the newest ones always. */
+static int look_singles(struct cuts *c, unsigned max)
+{
+	size_t n = c->image->open.n;
+
+	if (n < 2)
+		return 0;
+	for (size_t i = 0; i < n; i++) {
+		if (n > max && i + 4 < n && explore_random(&c->seed) % n >= max)
+			continue;
+		if (look(c, (struct image_variant){ .kind = IMAGE_ONLY, .store = i }))
+			return -1;
+		if (n > 2 && look(c, (struct image_variant){ .kind = IMAGE_BUT, .store = i }))
+			return -1;
+	}
+	return 0;
+}
+
+static int look_parts(struct cuts *c)
+{
+	size_t n = c->image->open.n;
+
+	for (unsigned i = 0; n && i < c->cfg->torn; i++)
+		if (look(c, (struct image_variant){ .kind = IMAGE_TORN, .store = explore_random(&c->seed) % n }))
+			return -1;
+	for (unsigned i = 0; n && i < c->cfg->random; i++)
+		if (look(c, (struct image_variant){ .kind = IMAGE_RANDOM }) ||
+		    look(c, (struct image_variant){ .kind = IMAGE_WORDS }))
+			return -1;
+	return 0;
+}
+
+/* Before a fence, and at the end. */
+static int look_set(struct cuts *c)
+{
+	if (look(c, (struct image_variant){ .kind = IMAGE_NONE }) || look_singles(c, c->cfg->singles))
+		return -1;
+	return look_parts(c);
+}
+
+static int look_acknowledged(struct cuts *c)
+{
+	if (look(c, (struct image_variant){ .kind = IMAGE_NONE }))
+		return -1;
+	if (c->image->open.n && look(c, (struct image_variant){ .kind = IMAGE_ALL }))
+		return -1;
+	return look_singles(c, ACK_SINGLES);
+}
+
+/* ---------------------------------------------------------------- the whole trace */
+
+static int step_event(struct cuts *c, const struct trace_event *e)
+{
+	switch (e->type) {
+	case TRACE_OP:
+		c->last = c->run->state_after[e->op];
+		return 0;
+	case TRACE_ACK:
+		if (c->run->state_after[e->op] <= c->first)
+			return 0;
+		c->first = c->run->state_after[e->op];
+		return look_acknowledged(c);
+	case TRACE_FENCE:
+		if (look_set(c))
+			return -1;
+		image_step(c->image, &c->run->trace, e);
+		return 0;
+	case TRACE_STORE:
+	case TRACE_PUSH:
+		image_step(c->image, &c->run->trace, e);
+		return look(c, (struct image_variant){ .kind = IMAGE_ALL });
+	default:
+		image_step(c->image, &c->run->trace, e);
+		return 0;
+	}
+}
+
+int cuts_explore(struct image *image, const struct run *run, enum trace_pool pool, const uint8_t *start,
+		 const struct cuts_cfg *cfg, struct cuts_stats *stats, struct cuts_place *place, char *why)
+{
+	struct cuts c = { .image = image, .run = run, .cfg = cfg, .stats = stats, .place = place, .why = why,
+			  .seed = cfg->seed };
+	int err = 0;
+
+	*place = (struct cuts_place){ .pool = pool };
+	image_start(image, start);
+	for (size_t i = 0; i < run->trace.events.n && !err; i++) {
+		const struct trace_event *e = &run->trace.events.v[i];
+		bool marker = e->type == TRACE_OP || e->type == TRACE_ACK;
+
+		if (!marker && (e->pool != pool || e->type == TRACE_POST || e->type == TRACE_ANSWER))
+			continue;
+		place->event = i;
+		stats->cuts++;
+		err = step_event(&c, e);
+	}
+	if (!err)
+		err = look_set(&c);
+	image_reset(image);
+	alarm(0);
+	trace_free(&c.recovery);
+	return err;
+}

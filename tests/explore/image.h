@@ -1,0 +1,62 @@
+/* What one pool may look like after a power failure: everything fenced, and of what was not, any subset of its 8-byte words.
+ *
+ *   base   what is durable at the cut; moves on with image_step
+ *   work   base plus one variant of the open stores: recovered in place, then put back by the pages that were touched */
+#ifndef RPMEMFS_TESTS_EXPLORE_IMAGE_H
+#define RPMEMFS_TESTS_EXPLORE_IMAGE_H
+
+#include "trace.h"
+
+struct image_store { /* not durable yet */
+	uint64_t off, len;
+	const uint8_t *bytes;
+	bool flushed;   /* the next fence makes it durable */
+};
+
+enum image_kind {
+	IMAGE_NONE,
+	IMAGE_ALL,
+	IMAGE_ONLY,     /* one store alone */
+	IMAGE_BUT,      /* all but one */
+	IMAGE_TORN,     /* one in part, the others all or none of them: both by seed */
+	IMAGE_RANDOM,   /* each whole, not at all or in part, by seed */
+	IMAGE_WORDS,    /* each word by the seed */
+	IMAGE_KINDS
+};
+
+struct image_variant {
+	enum image_kind kind;
+	size_t store;
+	uint64_t seed;
+};
+
+struct image {
+	struct pm pm;                  /* of work */
+	uint8_t *base;
+	VEC(struct image_store) open;  /* in the order of storing */
+	uint8_t *touched;              /* one flag a page */
+	VEC(uint32_t) pages;
+	struct trace *second;          /* what recovery did to work; NULL: not recorded */
+	struct pm_observer observer;
+};
+
+/* Memory for pools of bytes. */
+void image_make(struct image *image, uint64_t bytes);
+void image_free(struct image *image);
+/* Both base and work are this; nothing is open. */
+void image_start(struct image *image, const void *bytes);
+/* Takes over an event of the pool. */
+void image_step(struct image *image, const struct trace *trace, const struct trace_event *event);
+
+/* work = base + variant. image_reset comes first whenever work was touched. */
+void image_apply(struct image *image, const struct image_variant *variant);
+void image_reset(struct image *image);
+/* Puts bytes into work, to be put back by the reset. */
+void image_poke(struct image *image, uint64_t off, const void *bytes, uint64_t len);
+
+const char *image_kind_name(enum image_kind kind);
+
+/* A small generator: the same seed gives the same images everywhere. */
+uint64_t explore_random(uint64_t *state);
+
+#endif

@@ -1,0 +1,279 @@
+/* Pools, core and link of a run; and the starts. The replica is rpmemd's engine behind real lane messages (sim_link): what
+ * fs_repl_ops asks for goes to it as a mount's policy would send it, with one replica that is always attached. */
+#include "run_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include "errmsg.h"
+#include "fs/alloc.h"
+#include "repl.h"
+#include "tests/support/sim_link.h"
+
+#define REPLICA_NAME "replica"
+#define RING_END_BYTES (3u << 10)  /* the next record starts this close to the end */
+#define TIGHT_BLKS 40u             /* free blocks beside those kept back */
+#define FILL_STEP_BYTES (16u << 10)
+
+static struct pm local_pm;        /* one for all runs of the process */
+static struct sim_target *target; /* the same */
+
+static void pools_make(void)
+{
+	void *base;
+
+	if (target)
+		return;
+	base = mmap(NULL, RUN_POOL_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	EXPLORE_MUST(base == MAP_FAILED ? -ENOMEM : 0);
+	pm_init(&local_pm, base, RUN_POOL_BYTES, PM_MEMORY);
+	target = sim_target_add(REPLICA_NAME, RUN_POOL_BYTES);
+}
+
+void run_pools_free(void)
+{
+	if (!target)
+		return;
+	sim_targets_free();
+	target = NULL;
+	munmap(local_pm.base, local_pm.len);
+}
+
+/* ---------------------------------------------------------------- replication */
+
+static void link_poll(struct session *s)
+{
+	EXPLORE_MUST(s->link->ops->poll(s->link) == REPL_UP ? 0 : errmsg_set(-EIO, "%s", s->link->err_text));
+	if (s->link->acked > s->answered) {
+		s->answered = s->link->acked;
+		trace_mark(s->trace, TRACE_ANSWER, s->answered);
+	}
+}
+
+static void repl_post(void *ctx, const struct repl_commit *commit)
+{
+	struct session *s = ctx;
+
+	trace_mark(s->trace, TRACE_POST, commit->seq);
+	EXPLORE_MUST(s->link->ops->commit(s->link, commit));
+	if (s->eager)
+		link_poll(s);
+}
+
+static bool repl_push(void *ctx, uint64_t off, const void *src, uint32_t len)
+{
+	struct session *s = ctx;
+	struct repl_range range = { .off = off, .len = len, .src = src };
+
+	if (s->link->ops->push(s->link, &range, 1))
+		return false;
+	trace_push(s->trace, TRACE_REPLICA, off, src, len);
+	return true;
+}
+
+static uint64_t repl_acked(void *ctx)
+{
+	struct session *s = ctx;
+
+	link_poll(s);
+	return s->link->acked;
+}
+
+static uint64_t repl_min_acked(void *ctx)
+{
+	return ((struct session *)ctx)->link->acked;
+}
+
+static uint64_t repl_min_tail(void *ctx)
+{
+	return ((struct session *)ctx)->link->tail_seq;
+}
+
+static void repl_checkpointed(void *ctx, uint64_t seq)
+{
+	struct session *s = ctx;
+
+	EXPLORE_MUST(s->link->ops->checkpoint(s->link, seq));
+}
+
+static const struct fs_repl_ops repl_ops = {
+	.post = repl_post, .push = repl_push, .durable = repl_acked, .ackable = repl_acked, .min_acked = repl_min_acked,
+	.min_tail = repl_min_tail, .checkpointed = repl_checkpointed,
+};
+
+void session_hold(struct session *s, bool hold)
+{
+	if (!s->link)
+		return;
+	target->hold = hold;
+}
+
+/* ---------------------------------------------------------------- life */
+
+static void link_open(struct session *s, const uint8_t *bytes, enum pm_point drop)
+{
+	const struct poolset_replica replica = { .name = REPLICA_NAME };
+	const struct repl_cfg cfg = { 0 };
+
+	memcpy(target->pm.base, bytes, RUN_POOL_BYTES);
+	EXPLORE_MUST(sim_link_open(&replica, &cfg, &s->link));
+	target->hold = false;
+	link_poll(s);
+	s->answered = s->link->acked;
+	trace_watch(&s->watch[TRACE_REPLICA], s->trace, TRACE_REPLICA, drop, &target->pm);
+}
+
+void session_open(struct session *s, const struct run_start *start, const struct workload *w, struct trace *trace,
+		  struct model *model, enum pm_point drop, char *why)
+{
+	struct fs_cfg cfg = { .dirty_now = true };
+
+	pools_make();
+	memset(s, 0, sizeof(*s));
+	s->trace = trace;
+	s->model = model;
+	s->why = why;
+	s->handle = -1;
+	s->eager = w->eager;
+	s->pm = &local_pm;
+	memcpy(s->pm->base, start->bytes[TRACE_LOCAL], RUN_POOL_BYTES);
+	if (w->replica) {
+		link_open(s, start->bytes[TRACE_REPLICA], drop);
+		cfg.repl = &repl_ops;
+		cfg.repl_ctx = s;
+	}
+	EXPLORE_MUST(copy_open(s->pm, false, &s->copy));
+	trace_watch(&s->watch[TRACE_LOCAL], trace, TRACE_LOCAL, drop, s->pm);
+	EXPLORE_MUST(fs_open(s->copy, &cfg, &s->fs));
+}
+
+uint64_t session_close(struct session *s)
+{
+	uint64_t dropped = s->watch[TRACE_LOCAL].dropped + s->watch[TRACE_REPLICA].dropped;
+
+	fs_close(s->fs);
+	s->pm->observer = NULL;
+	copy_close(s->copy);
+	if (s->link) {
+		target->pm.observer = NULL;
+		s->link->ops->close(s->link);
+	}
+	return dropped;
+}
+
+/* ---------------------------------------------------------------- starts */
+
+static void format(struct pm *pm)
+{
+	struct copy_format fmt = { .hash_seed = 0x5eed, .created_ns = 1, .ring_bytes = RUN_RING_BYTES };
+	struct fs_state_omf state = { .epoch = le64_put(1) };
+	struct copy *copy;
+	uint32_t len;
+	void *rec;
+
+	fmt.page.role = MEDIA_ROLE_PRIMARY;
+	fmt.page.state = MEDIA_CONSISTENT;
+	EXPLORE_MUST(copy_format(pm, &fmt));
+	EXPLORE_MUST(copy_open(pm, false, &copy));
+	EXPLORE_MUST(fs_format(copy, &state, 0755, 0, 0, &rec, &len));
+	free(rec);
+	copy_close(copy);
+}
+
+static void start_op(struct session *s, struct op op)
+{
+	if (session_op(s, &op, 0)) {
+		fprintf(stderr, "%s\n", s->why);
+		EXPLORE_MUST(-EINVAL);
+	}
+}
+
+/* Where the next record goes. */
+static uint64_t ring_pos(const struct session *s)
+{
+	const struct copy_rec *rec = copy_find(s->copy, copy_head(s->copy).seq);
+
+	return rec ? rec->pos + rec->len : le64_get(copy_sb(s->copy)->tail_pos);
+}
+
+/* Small commits until the ring's end is near. */
+static void run_to_ring_end(struct session *s)
+{
+	unsigned mode = 0600;
+
+	do {
+		start_op(s, (struct op){ OP_CHMOD, "/a", NULL, 0, mode ^= 0100 });
+		start_op(s, (struct op){ .kind = OP_SYNC_ALL });
+	} while (ring_pos(s) + RING_END_BYTES < RUN_RING_BYTES);
+}
+
+static void fill_up(struct session *s)
+{
+	uint64_t off = 0;
+
+	start_op(s, (struct op){ OP_CREATE, "/fill", NULL, 0, 0 });
+	while (alloc_free_blks(s->fs) > ALLOC_KEEP + TIGHT_BLKS + FILL_STEP_BYTES / MEDIA_BLOCK_BYTES) {
+		start_op(s, (struct op){ OP_WRITE, "/fill", NULL, off, FILL_STEP_BYTES });
+		start_op(s, (struct op){ .kind = OP_SYNC_ALL });
+		start_op(s, (struct op){ .kind = OP_CHECKPOINT });
+		off += FILL_STEP_BYTES;
+	}
+}
+
+static uint8_t *bytes_of(const struct pm *pm)
+{
+	uint8_t *bytes = malloc(pm->len);
+
+	EXPLORE_MUST(bytes ? 0 : -ENOMEM);
+	memcpy(bytes, pm->base, pm->len);
+	return bytes;
+}
+
+static void make_replica(struct run_start *start)
+{
+	struct copy_page page;
+	struct copy *copy;
+
+	memcpy(target->pm.base, start->bytes[TRACE_LOCAL], RUN_POOL_BYTES);
+	EXPLORE_MUST(copy_open(&target->pm, false, &copy));
+	page = *copy_page(copy);
+	page.role = MEDIA_ROLE_REPLICA;
+	EXPLORE_MUST(copy_page_set(copy, &page));
+	copy_close(copy);
+	start->bytes[TRACE_REPLICA] = bytes_of(&target->pm);
+}
+
+void run_start_make(struct run_start *start, enum start which)
+{
+	static const struct workload plain;
+	static char why[RUN_WHY_BYTES];
+	struct trace trace = { 0 };
+	struct session s;
+
+	pools_make();
+	memset(local_pm.base, 0, RUN_POOL_BYTES);
+	format(&local_pm);
+	model_init(&start->model);
+	start->bytes[TRACE_LOCAL] = bytes_of(&local_pm);
+	session_open(&s, start, &plain, &trace, &start->model, TRACE_DROP_NONE, why);
+	for (unsigned i = 0; i < workload_setup_count; i++)
+		start_op(&s, workload_setup[i]);
+	if (which == START_RING_END)
+		run_to_ring_end(&s);
+	if (which == START_TIGHT)
+		fill_up(&s);
+	start_op(&s, (struct op){ .kind = OP_SYNC_ALL });
+	start_op(&s, (struct op){ .kind = OP_CHECKPOINT });
+	session_close(&s);
+	memcpy(start->bytes[TRACE_LOCAL], local_pm.base, RUN_POOL_BYTES);
+	make_replica(start);
+	trace_free(&trace);
+}
+
+void run_start_free(struct run_start *start)
+{
+	free(start->bytes[TRACE_LOCAL]);
+	free(start->bytes[TRACE_REPLICA]);
+	model_free(&start->model);
+}

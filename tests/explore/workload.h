@@ -1,0 +1,65 @@
+/* Workloads: short lists of operations over two files and two directories, with every kind of sync. A workload is a value:
+ * the same one always does the same. */
+#ifndef RPMEMFS_TESTS_EXPLORE_WORKLOAD_H
+#define RPMEMFS_TESTS_EXPLORE_WORKLOAD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum op_kind {
+	OP_CREATE, OP_MKDIR, OP_SYMLINK, OP_LINK, OP_UNLINK, OP_RMDIR, OP_RENAME, OP_EXCHANGE,
+	OP_WRITE, OP_TRUNCATE, OP_CHMOD, OP_OPEN, OP_CLOSE,
+	OP_FSYNC,        /* waits */
+	OP_FSYNC_START,  /* goes on while the commit flies */
+	OP_SYNC_ALL,
+	OP_IDLE,         /* background work: orphans, checkpoint when it is due */
+	OP_CHECKPOINT,   /* everything settled is put in place */
+	OP_HOLD,         /* the replica stops handling ... */
+	OP_RELEASE,      /* ... and goes on */
+	OP_KINDS
+};
+
+#define OP_HANDLE "@" /* instead of a path: the file opened by OP_OPEN */
+
+struct op {
+	enum op_kind kind;
+	const char *path, *to;  /* to: link, rename; a symlink's target */
+	uint64_t off, len;      /* write; truncate: off is the size; chmod: len is the mode */
+};
+
+enum start {
+	START_PLAIN,    /* ring empty, its position at the start */
+	START_RING_END, /* the next records wrap around */
+	START_TIGHT,    /* few free blocks: freed ones are used again soon */
+	STARTS
+};
+
+#define WORKLOAD_OPS_MAX 96u
+
+struct workload {
+	enum start start;
+	bool replica;      /* with a replica */
+	bool eager;        /* the replica handles a commit before the local copy stores it, else after */
+	uint64_t seed;     /* of a random one, 0: a pair */
+	unsigned count;
+	struct op ops[WORKLOAD_OPS_MAX];
+};
+
+/* Set-up that every start has been through. */
+extern const struct op workload_setup[];
+extern const unsigned workload_setup_count;
+
+/* Operations of which every pair is explored. */
+unsigned workload_op_count(void);
+/* Pair number i of workload_pairs(), each followed by a sync, idle work and a checkpoint. */
+unsigned workload_pairs(void);
+void workload_pair(struct workload *w, unsigned i);
+/* A longer one by seed. */
+void workload_random(struct workload *w, uint64_t seed);
+
+bool op_syncs(const struct op *op);
+/* One line. */
+void op_print(const struct op *op, char *buf, size_t size);
+
+#endif
