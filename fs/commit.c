@@ -479,8 +479,11 @@ bool fs_idle(struct fs *fs)
 
 	if (fs->failed || fs->cfg.read_only)
 		return false;
-	if (fs->reclaim.n)
+	if (fs->reclaim.n) {
 		more = orphans_step(fs);
+		if (!more)
+			fs_commit_soon(fs); /* the space is free with the commit */
+	}
 	if (!fs->failed && copy_ring_used(fs->copy) > fs->geom.ring_bytes / CHECKPOINT_START_SHARE) {
 		uint64_t tail = copy_tail(fs->copy).seq;
 
