@@ -17,7 +17,6 @@ int blocks_init(struct fs *fs)
 {
 	TAILQ_INIT(&fs->dirty);
 	TAILQ_INIT(&fs->clean);
-	TAILQ_INIT(&fs->fresh_order);
 	fs->running.bytes = RECORD_HEAD_BYTES;
 	return 0;
 }
@@ -25,15 +24,13 @@ int blocks_init(struct fs *fs)
 void blocks_fini(struct fs *fs)
 {
 	struct shadow *s, *snext;
-	struct fresh *f, *fnext;
 
 	HASH_ITER(hh, fs->shadows, s, snext)
 		shadow_delete(fs, s);
-	HASH_ITER(hh, fs->fresh, f, fnext)
-		fresh_delete(fs, f);
-	vec_free(&fs->running.fresh);
+	fresh_fini(fs);
+	vec_free(&fs->running.links);
 	vec_free(&fs->running.freed);
-	vec_free(&fs->flying.fresh);
+	vec_free(&fs->flying.links);
 	vec_free(&fs->flying.freed);
 }
 
@@ -99,23 +96,14 @@ void shadow_unmark(struct fs *fs, struct shadow *s, uint64_t lines)
 	}
 }
 
-void fresh_delete(struct fs *fs, struct fresh *f)
-{
-	TAILQ_REMOVE(&fs->fresh_order, f, list);
-	HASH_DEL(fs->fresh, f);
-	free(f);
-}
-
 /* The clean list is ordered by lines_seq but for shadows that were read for a change that did not come (0): those go first. */
 void blocks_checkpointed(struct fs *fs, uint64_t tail)
 {
 	struct shadow *s;
-	struct fresh *f;
 
 	while ((s = TAILQ_FIRST(&fs->clean)) != NULL && s->lines_seq <= tail)
 		shadow_delete(fs, s);
-	while ((f = TAILQ_FIRST(&fs->fresh_order)) != NULL && f->seq <= tail)
-		fresh_delete(fs, f);
+	fresh_expire(fs, tail);
 }
 
 /* ---------------------------------------------------------------- reading */
@@ -161,15 +149,14 @@ int block_get(struct fs *fs, uint64_t blk, uint32_t type, const void **content)
 
 int block_get_data(struct fs *fs, uint64_t blk, const void **content)
 {
-	struct fresh *f;
+	struct fresh f;
 
 	if (!media_blk_valid(&fs->geom, blk))
 		return damaged_pointer(blk);
-	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
-	if (!f || shadow_find(fs, blk)) /* a shadow has lines on top of it */
+	if (!fresh_find(fs, blk, &f) || shadow_find(fs, blk)) /* a shadow has lines on top of it */
 		return block_get(fs, blk, MEDIA_DATA, content);
 	*content = pm_ptr(fs->pm, media_off(blk));
-	if (csum_crc32c(0, *content, MEDIA_BLOCK_BYTES) != f->csum)
+	if (csum_crc32c(0, *content, MEDIA_BLOCK_BYTES) != f.csum)
 		return errmsg_set(-EBADMSG, "block %#llx (pool offset %#llx): content changed before its commit was settled",
 				  (unsigned long long)blk, (unsigned long long)media_off(blk));
 	return 0;
@@ -177,10 +164,9 @@ int block_get_data(struct fs *fs, uint64_t blk, const void **content)
 
 bool block_is_fresh(struct fs *fs, uint64_t blk)
 {
-	struct fresh *f;
+	struct fresh f;
 
-	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
-	return f != NULL && f->seq > fs->settled;
+	return fresh_find(fs, blk, &f) && f.seq > fs->settled;
 }
 
 const void *block_content(const struct shadow *shadow)
@@ -291,39 +277,27 @@ void block_unlink_fresh_meta(struct fs *fs, struct shadow *s)
 int block_link_data(struct fs *fs, uint64_t blk, uint32_t csum, bool pushed)
 {
 	struct shadow *s = shadow_find(fs, blk);
-	struct fresh *f;
+	int err;
 
 	assert(fs->op.open);
-	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
-	assert(!f);
-	if (vec_reserve(&fs->running.fresh, 1) || vec_reserve(&fs->op.fresh_data, 1))
+	if (vec_reserve(&fs->running.links, 1) || vec_reserve(&fs->op.fresh_data, 1))
 		return -ENOMEM;
-	f = malloc(sizeof(*f));
-	if (!f)
-		return -ENOMEM;
+	err = fresh_add(fs, blk, &(struct fresh){ .seq = fs->running.seq, .csum = csum, .pushed = pushed });
+	if (err)
+		return err;
 	if (s) /* of the block's former life, already checkpointed */
 		shadow_delete(fs, s);
-	*f = (struct fresh){ .blk = blk, .seq = fs->running.seq, .csum = csum, .pushed = pushed,
-			    .idx = fs->running.fresh.n };
-	HASH_ADD(hh, fs->fresh, blk, sizeof(f->blk), f);
-	TAILQ_INSERT_TAIL(&fs->fresh_order, f, list);
-	(void)vec_push(&fs->running.fresh, f);
+	(void)vec_push(&fs->running.links, blk);
 	(void)vec_push(&fs->op.fresh_data, blk);
 	fs->running.bytes += LINK_BYTES;
 	return 0;
 }
 
+/* The block stays on running.links; closing skips what is not fresh any more. */
 void block_unlink_fresh_data(struct fs *fs, uint64_t blk)
 {
-	struct fresh *f, *last;
-
-	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
-	assert(f && f->seq == fs->running.seq);
-	last = fs->running.fresh.v[--fs->running.fresh.n];
-	last->idx = f->idx;
-	fs->running.fresh.v[f->idx] = last;
 	fs->running.bytes -= LINK_BYTES;
-	fresh_delete(fs, f);
+	fresh_delete(fs, blk);
 }
 
 int block_free(struct fs *fs, uint64_t blk)
@@ -346,25 +320,21 @@ int block_free(struct fs *fs, uint64_t blk)
 int block_free_now(struct fs *fs, uint64_t blk)
 {
 	struct shadow *s = shadow_find(fs, blk);
-	struct fresh *f;
+	struct fresh f;
 	uint64_t lines_seq = 0;
 
 	if (s && s->fresh) {
 		block_unlink_fresh_meta(fs, s);
 		return 0;
 	}
-	HASH_FIND(hh, fs->fresh, &blk, sizeof(blk), f);
-	if (f && f->seq == fs->running.seq) {
-		bool pushed = f->pushed;
-
+	if (fresh_find(fs, blk, &f) && f.seq == fs->running.seq) {
 		block_unlink_fresh_data(fs, blk);
-		if (pushed)
+		if (f.pushed)
 			return alloc_pend(fs, blk, fs->running.seq, 0);
 		alloc_undo(fs, blk);
 		return 0;
 	}
-	if (f)
-		fresh_delete(fs, f);
+	fresh_delete(fs, blk);
 	if (s) {
 		lines_seq = s->lines_seq;
 		shadow_unmark(fs, s, ~0ull);

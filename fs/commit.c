@@ -33,7 +33,7 @@ void commit_fini(struct fs *fs)
 
 bool commit_is_empty(const struct fs *fs)
 {
-	return TAILQ_EMPTY(&fs->dirty) && fs->running.fresh.n == 0 && fs->running.freed.n == 0;
+	return TAILQ_EMPTY(&fs->dirty) && fs->running.links.n == 0 && fs->running.freed.n == 0;
 }
 
 void fs_fail(struct fs *fs, int err)
@@ -63,53 +63,66 @@ static int ranges_room(struct fs *fs, size_t count)
 	return vec_grow((void **)&fs->ranges, &fs->range_cap, count, sizeof(*fs->ranges));
 }
 
-static int fresh_by_blk(const void *a, const void *b)
+static int blk_compare(const void *a, const void *b)
 {
-	const struct fresh *x = *(struct fresh *const *)a, *y = *(struct fresh *const *)b;
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
 
-	return x->blk < y->blk ? -1 : x->blk > y->blk;
+	return x < y ? -1 : x > y;
 }
 
-/* The commit's data as ranges, neighbours of the same kind merged: inline with their bytes, pushed ones by name. */
-static int commit_ranges(struct fs *fs, unsigned *count)
+/* Large writes link in order already. */
+static void links_sort(struct commit *c)
+{
+	for (size_t i = 1; i < c->links.n; i++)
+		if (c->links.v[i - 1] >= c->links.v[i]) {
+			qsort(c->links.v, c->links.n, sizeof(*c->links.v), blk_compare);
+			return;
+		}
+}
+
+/* One more block of the commit's message: inline with its bytes, a pushed one by name; neighbours of a kind make one range. */
+static void range_add(struct fs *fs, unsigned *count, uint64_t blk, bool pushed)
+{
+	struct repl_range *last = *count ? &fs->ranges[*count - 1] : NULL;
+	uint64_t off = media_off(blk);
+
+	if (last && last->off + last->len == off && !last->src == pushed && last->len < UINT32_MAX - MEDIA_BLOCK_BYTES)
+		last->len += MEDIA_BLOCK_BYTES;
+	else
+		fs->ranges[(*count)++] = (struct repl_range){ .off = off, .len = MEDIA_BLOCK_BYTES,
+							      .src = pushed ? NULL : pm_ptr(fs->pm, off) };
+}
+
+/* The linked data blocks, into the record and as ranges of the message. */
+static int commit_links(struct fs *fs, unsigned *count)
 {
 	struct commit *c = &fs->running;
-	unsigned n = 0;
-	int err = ranges_room(fs, c->fresh.n);
+	uint64_t before = 0;
+	int err = ranges_room(fs, c->links.n);
 
-	if (err)
-		return err;
-	if (c->fresh.n > 1) {
-		qsort(c->fresh.v, c->fresh.n, sizeof(*c->fresh.v), fresh_by_blk);
-		for (size_t i = 0; i < c->fresh.n; i++)
-			c->fresh.v[i]->idx = i;
-	}
-	for (size_t i = 0; i < c->fresh.n; i++) {
-		struct fresh *f = c->fresh.v[i];
-		uint64_t off = media_off(f->blk);
-		struct repl_range *last = n ? &fs->ranges[n - 1] : NULL;
+	*count = 0;
+	links_sort(c);
+	for (size_t i = 0; i < c->links.n && !err; i++) {
+		uint64_t blk = c->links.v[i];
+		struct fresh f;
 
-		if (last && last->off + last->len == off && !last->src == f->pushed &&
-		    last->len < UINT32_MAX - MEDIA_BLOCK_BYTES) {
-			last->len += MEDIA_BLOCK_BYTES;
-			continue;
-		}
-		fs->ranges[n++] = (struct repl_range){ .off = off, .len = MEDIA_BLOCK_BYTES,
-						       .src = f->pushed ? NULL : pm_ptr(fs->pm, off) };
+		if (blk == before || !fresh_find(fs, blk, &f) || f.seq != c->seq)
+			continue; /* left the commit again, perhaps to come back */
+		before = blk;
+		range_add(fs, count, blk, f.pushed);
+		err = redo_link(fs->builder, blk, MEDIA_DATA, f.csum);
 	}
-	*count = n;
-	return 0;
+	return err;
 }
 
-static int record_fill(struct fs *fs)
+static int record_fill(struct fs *fs, unsigned *range_count)
 {
 	struct redo_builder *b = fs->builder;
 	struct shadow *s;
-	int err = 0;
+	int err;
 
 	redo_begin(b);
-	for (size_t i = 0; i < fs->running.fresh.n && !err; i++)
-		err = redo_link(b, fs->running.fresh.v[i]->blk, MEDIA_DATA, fs->running.fresh.v[i]->csum);
+	err = commit_links(fs, range_count);
 	for (size_t i = 0; i < fs->running.freed.n && !err; i++)
 		err = redo_free(b, fs->running.freed.v[i].blk);
 	TAILQ_FOREACH(s, &fs->dirty, list) {
@@ -141,11 +154,11 @@ static void commit_launch(struct fs *fs)
 		s->lines_seq = fs->running.seq;
 	}
 	TAILQ_CONCAT(&fs->clean, &fs->dirty, list);
-	assert(fs->flying.seq == 0 && fs->flying.fresh.n == 0 && fs->flying.freed.n == 0);
+	assert(fs->flying.seq == 0 && fs->flying.links.n == 0 && fs->flying.freed.n == 0);
 	struct commit empty = fs->flying;
 
 	fs->flying = fs->running;
-	fs->flying.fresh.n = 0;
+	fs->flying.links.n = 0;
 	fs->running = empty;
 	fs->running.seq = fs->flying.seq + 1;
 	fs->running.bytes = sizeof(struct redo_hdr_omf) + MEDIA_LINE_BYTES;
@@ -187,9 +200,7 @@ int commit_close(struct fs *fs)
 		return err;
 	epoch_refresh(fs);
 	if (!err)
-		err = commit_ranges(fs, &post.range_count);
-	if (!err)
-		err = record_fill(fs);
+		err = record_fill(fs, &post.range_count);
 	if (!err)
 		err = redo_finish(fs->builder, fs->running.seq, fs->epoch, &prev,
 				  fs->cfg.dirty_now ? fs->fake_ns : fs_clock_ns(), &rec, &len, &hash);

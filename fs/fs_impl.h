@@ -10,6 +10,7 @@
 #define RPMEMFS_FS_IMPL_H
 
 #include <sys/queue.h>
+#include "fresh.h"
 #include "fs.h"
 #include "hash64.h"
 #include "redo.h"
@@ -30,18 +31,6 @@ struct shadow {
 	uint8_t content[MEDIA_BLOCK_BYTES] __attribute__((aligned(64)));
 };
 TAILQ_HEAD(shadow_list, shadow);
-
-/* A data block linked by a commit that the local tail has not passed: its checksum is not in the block table yet. The table
- * itself is not touched ahead of the checkpoint: replay of an older record would put an older entry of the same block back. */
-struct fresh {
-	uint64_t blk, seq;
-	size_t idx;    /* in the running commit's list */
-	uint32_t csum;
-	bool pushed;
-	TAILQ_ENTRY(fresh) list;
-	UT_hash_handle hh;
-};
-TAILQ_HEAD(fresh_list, fresh);
 
 struct freed {
 	uint64_t blk, lines_seq;
@@ -64,7 +53,7 @@ struct op { /* op.c */
 struct commit { /* block.c fills the running one, commit.c the flying one */
 	uint64_t seq;
 	uint64_t bytes;                /* record estimate */
-	VEC(struct fresh *) fresh;     /* running: data blocks it links */
+	VEC(uint64_t) links;           /* running: data blocks it links; some may have left it again (fresh.h tells) */
 	VEC(struct freed) freed;
 	uint64_t meta_links;           /* fresh shadows on the dirty list */
 };
@@ -100,8 +89,7 @@ struct fs {
 
 	struct shadow *shadows; /* by blk */
 	struct shadow_list dirty, clean;
-	struct fresh *fresh;    /* by blk ... */
-	struct fresh_list fresh_order; /* ... and by seq */
+	struct fresh_chunk *fresh, *fresh_last; /* fresh.c */
 	struct op op;
 	struct commit running, flying; /* flying.seq == 0: none */
 	struct alloc alloc;
@@ -134,7 +122,6 @@ void shadow_mark(struct fs *fs, struct shadow *shadow, uint64_t lines); /* they 
 void shadow_unmark(struct fs *fs, struct shadow *shadow, uint64_t lines);
 void block_unlink_fresh_meta(struct fs *fs, struct shadow *shadow); /* undo of block_new */
 void block_unlink_fresh_data(struct fs *fs, uint64_t blk);
-void fresh_delete(struct fs *fs, struct fresh *fresh);
 /* Forgets shadows and checksums that the block table holds now. */
 void blocks_checkpointed(struct fs *fs, uint64_t tail);
 int block_free_now(struct fs *fs, uint64_t blk);
