@@ -30,7 +30,7 @@ struct plan_blk {
 	enum way way;
 	uint32_t from, to;     /* bytes of the block that change */
 	struct staged *old;    /* staged before */
-	struct staged *staged; /* the new entry, allocated in the plan; the stream's once applied */
+	struct staged next;    /* FRESH, IMAGE: what will be staged; the plan owns its block and image until applied */
 	uint64_t ptr;          /* committed block, 0: none that counts */
 };
 
@@ -198,58 +198,33 @@ static bool image_possible(struct plan *p, const struct plan_blk *b)
 	       !block_is_fresh(p->fs, b->ptr & FS_PTR_BLK_MASK);
 }
 
-static struct staged *staged_new(uint64_t fblk, bool image)
-{
-	struct staged *s = calloc(1, sizeof(*s));
-
-	if (!s)
-		return NULL;
-	s->fblk = fblk;
-	if (image) {
-		s->image = malloc(BLK);
-		if (!s->image) {
-			free(s);
-			return NULL;
-		}
-	}
-	return s;
-}
-
-static void staged_delete(struct staged *s)
-{
-	if (s) {
-		free(s->image);
-		free(s);
-	}
-}
-
 /* Tries the image way: *way stays WAY_FRESH when too much changes. */
 static int plan_image(struct plan *p, unsigned i)
 {
 	struct plan_blk *b = &p->blks[i];
+	uint8_t *image = malloc(BLK);
 	const void *committed;
-	struct staged *s = staged_new(p->fblk + i, true);
 	uint32_t lines;
 	int err;
 
-	if (!s)
+	if (!image)
 		return -ENOMEM;
-	err = current_content(p, b, s->image);
+	err = current_content(p, b, image);
 	if (!err)
 		err = block_get_data(p->fs, b->ptr & FS_PTR_BLK_MASK, &committed);
 	if (err) {
-		staged_delete(s);
+		free(image);
 		return err;
 	}
-	overlay(p, i, s->image);
-	lines = lines_that_differ(s->image, committed);
-	if (lines > IMAGE_LINES_MAX) {
-		staged_delete(s);
+	overlay(p, i, image);
+	lines = lines_that_differ(image, committed);
+	if (lines > IMAGE_LINES_MAX || (lines == 0 && !b->old)) {
+		free(image);
+		b->way = lines ? WAY_FRESH : WAY_EQUAL;
 		return 0;
 	}
-	s->lines = lines;
-	b->staged = s;
-	b->way = lines == 0 && !b->old ? WAY_EQUAL : WAY_IMAGE;
+	b->next.image = image;
+	b->way = WAY_IMAGE;
 	p->record_bytes += IMAGE_RECORD_BYTES(lines);
 	return 0;
 }
@@ -281,15 +256,14 @@ static int plan_blk(struct plan *p, const struct fs_inode_omf *inode, unsigned i
 		b->way = WAY_SAME;
 		return 0;
 	}
+	if (!stream_place(p->v, p->fblk + i))
+		return -ENOMEM;
 	b->way = WAY_FRESH;
 	if (image_possible(p, b)) {
 		err = plan_image(p, i);
 		if (err || b->way != WAY_FRESH)
 			return err;
 	}
-	b->staged = staged_new(p->fblk + i, false);
-	if (!b->staged)
-		return -ENOMEM;
 	if (p->class == ALLOC_OVER && !b->ptr)
 		return -ENOSPC;
 	p->record_bytes += STAGED_RECORD_BYTES;
@@ -314,7 +288,7 @@ static int plan_alloc(struct plan *p)
 			if (err)
 				return err;
 		}
-		p->blks[i].staged->blk = blk++;
+		p->blks[i].next.blk = blk++;
 		got--;
 		want--;
 	}
@@ -324,11 +298,11 @@ static int plan_alloc(struct plan *p)
 static void plan_undo(struct plan *p)
 {
 	for (unsigned i = 0; i < p->count; i++) {
-		struct staged *s = p->blks[i].staged;
+		struct staged *s = &p->blks[i].next;
 
-		if (s && s->blk)
+		if (s->blk)
 			alloc_undo(p->fs, s->blk);
-		staged_delete(s);
+		free(s->image);
 	}
 }
 
@@ -385,23 +359,6 @@ static void fill_block(struct plan *p, unsigned i, uint64_t blk, uint32_t *csum)
 	pm_write(p->fs->pm, media_off(blk), content, BLK);
 }
 
-static void replace_staged(struct plan *p, unsigned i)
-{
-	struct vinode *v = p->v;
-	struct plan_blk *b = &p->blks[i];
-
-	if (b->old) {
-		HASH_DEL(v->staged, b->old);
-		if (b->old->blk) {
-			v->staged_blks--;
-			(void)alloc_pend(p->fs, b->old->blk, p->fs->running.seq, 0); /* pushed; room made by the plan */
-		}
-		staged_delete(b->old);
-	}
-	HASH_ADD(hh, v->staged, fblk, sizeof(b->staged->fblk), b->staged);
-	v->staged_blks += b->staged->blk != 0;
-}
-
 /* Offers neighbouring fresh blocks to the replicas ahead of their commit. */
 static void push_runs(struct plan *p)
 {
@@ -410,7 +367,7 @@ static void push_runs(struct plan *p)
 	if (!repl || !repl->push || p->len < p->fs->cfg.push_bytes_min)
 		return;
 	for (unsigned i = 0; i < p->count;) {
-		const struct staged *first = p->blks[i].staged;
+		const struct staged *first = &p->blks[i].next;
 		unsigned n = 1;
 		bool pushed;
 
@@ -418,12 +375,12 @@ static void push_runs(struct plan *p)
 			i++;
 			continue;
 		}
-		while (i + n < p->count && p->blks[i + n].way == WAY_FRESH && p->blks[i + n].staged->blk == first->blk + n)
+		while (i + n < p->count && p->blks[i + n].way == WAY_FRESH && p->blks[i + n].next.blk == first->blk + n)
 			n++;
 		pushed = repl->push(p->fs->cfg.repl_ctx, media_off(first->blk), pm_ptr(p->fs->pm, media_off(first->blk)),
 				    n * BLK);
 		for (unsigned k = 0; k < n; k++)
-			p->blks[i + k].staged->pushed = pushed;
+			p->blks[i + k].next.pushed = pushed;
 		i += n;
 	}
 }
@@ -434,23 +391,21 @@ static void plan_apply(struct plan *p)
 		struct plan_blk *b = &p->blks[i];
 
 		switch (b->way) {
-		case WAY_EQUAL:
-			staged_delete(b->staged);
-			b->staged = NULL;
-			break;
 		case WAY_SAME:
 			fill_block(p, i, b->old->blk, &b->old->csum);
 			break;
 		case WAY_FRESH:
-			fill_block(p, i, b->staged->blk, &b->staged->csum);
-			replace_staged(p, i);
+			fill_block(p, i, b->next.blk, &b->next.csum);
 			break;
+		case WAY_EQUAL:
 		case WAY_IMAGE:
-			replace_staged(p, i);
 			break;
 		}
 	}
 	push_runs(p);
+	for (unsigned i = 0; i < p->count; i++)
+		if (p->blks[i].way == WAY_FRESH || p->blks[i].way == WAY_IMAGE)
+			stream_put(p->fs, p->v, p->fblk + i, &p->blks[i].next);
 	p->v->reserved += p->reserve;
 	p->v->reserved_node = p->reserved_node;
 	p->v->record_bytes += p->record_bytes;
@@ -672,18 +627,15 @@ int fs_truncate(struct fs *fs, uint64_t ino, uint64_t size)
 /* Next file block at or behind fblk that holds data: staged, or committed and before the cut. */
 static int next_data(struct fs *fs, struct vinode *v, const struct fs_inode_omf *inode, uint64_t fblk, uint64_t *found)
 {
-	struct staged *s, *next;
-	uint64_t best = UINT64_MAX;
+	uint64_t best = UINT64_MAX, staged;
 	int err = map_next(fs, inode, fblk, &best);
 
 	if (err && err != -ENXIO)
 		return err;
 	if (err || (v && v->dirty && best >= v->cut))
 		best = UINT64_MAX;
-	if (v && v->dirty)
-		HASH_ITER(hh, v->staged, s, next)
-			if (s->fblk >= fblk && s->fblk < best)
-				best = s->fblk;
+	if (v && v->dirty && stream_next(v, fblk, &staged) && staged < best)
+		best = staged;
 	if (best == UINT64_MAX)
 		return -ENXIO;
 	*found = best;

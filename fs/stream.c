@@ -144,37 +144,122 @@ int stream_open(struct fs *fs, struct vinode *v)
 	return 0;
 }
 
+static struct stage_chunk *chunk_find(struct vinode *v, uint64_t fblk)
+{
+	uint64_t key = fblk / STAGE_CHUNK_BLKS;
+	struct stage_chunk *c = v->staged_last;
+
+	if (c && c->key == key)
+		return c;
+	HASH_FIND(hh, v->staged, &key, sizeof(key), c);
+	if (c)
+		v->staged_last = c;
+	return c;
+}
+
 struct staged *stream_find(struct vinode *v, uint64_t fblk)
 {
-	struct staged *s;
+	struct stage_chunk *c = chunk_find(v, fblk);
+	unsigned i = fblk % STAGE_CHUNK_BLKS;
 
-	HASH_FIND(hh, v->staged, &fblk, sizeof(fblk), s);
-	return s;
+	return c && c->present >> i & 1 ? &c->at[i] : NULL;
+}
+
+struct staged *stream_place(struct vinode *v, uint64_t fblk)
+{
+	struct stage_chunk *c = chunk_find(v, fblk);
+
+	if (!c) {
+		c = malloc(sizeof(*c));
+		if (!c)
+			return NULL;
+		c->key = fblk / STAGE_CHUNK_BLKS;
+		c->present = 0;
+		HASH_ADD(hh, v->staged, key, sizeof(c->key), c);
+		v->staged_last = c;
+	}
+	return &c->at[fblk % STAGE_CHUNK_BLKS];
 }
 
 /* Takes a staged block out of the stream and frees what it holds. A pushed one may still be on its way to a replica: it waits
  * for the answer to the next commit. */
-static void staged_drop(struct fs *fs, struct vinode *v, struct staged *s)
+static void staged_drop(struct fs *fs, struct vinode *v, struct stage_chunk *c, unsigned i)
 {
-	HASH_DEL(v->staged, s);
-	if (s->blk) {
-		v->staged_blks--;
-		if (!s->pushed)
-			alloc_undo(fs, s->blk);
-		else if (alloc_pend(fs, s->blk, fs->running.seq, 0))
-			log_error("block %#llx: leaked until the next mount", (unsigned long long)s->blk);
-	}
+	struct staged *s = &c->at[i];
+
+	c->present &= ~(1ull << i);
+	v->staged_count--;
 	free(s->image);
-	free(s);
+	if (!s->blk)
+		return;
+	v->staged_blks--;
+	if (!s->pushed)
+		alloc_undo(fs, s->blk);
+	else if (alloc_pend(fs, s->blk, fs->running.seq, 0))
+		log_error("block %#llx: leaked until the next mount", (unsigned long long)s->blk);
+}
+
+void stream_put(struct fs *fs, struct vinode *v, uint64_t fblk, const struct staged *staged)
+{
+	struct stage_chunk *c = chunk_find(v, fblk);
+	unsigned i = fblk % STAGE_CHUNK_BLKS;
+
+	if (c->present >> i & 1)
+		staged_drop(fs, v, c, i);
+	c->at[i] = *staged;
+	c->present |= 1ull << i;
+	v->staged_count++;
+	v->staged_blks += staged->blk != 0;
+}
+
+bool stream_next(struct vinode *v, uint64_t fblk, uint64_t *found)
+{
+	uint64_t best = UINT64_MAX;
+	struct stage_chunk *c, *next;
+
+	HASH_ITER(hh, v->staged, c, next) {
+		uint64_t first = c->key * STAGE_CHUNK_BLKS, bits = c->present;
+
+		if (first >= best || first + STAGE_CHUNK_BLKS <= fblk)
+			continue;
+		if (fblk > first)
+			bits &= ~0ull << (fblk - first);
+		if (bits)
+			best = first + (unsigned)__builtin_ctzll(bits) < best ? first + (unsigned)__builtin_ctzll(bits) : best;
+	}
+	*found = best;
+	return best != UINT64_MAX;
+}
+
+static void chunks_free(struct vinode *v)
+{
+	struct stage_chunk *c, *next;
+
+	HASH_ITER(hh, v->staged, c, next) {
+		HASH_DEL(v->staged, c);
+		free(c);
+	}
+	v->staged_last = NULL;
+	v->staged_count = v->staged_blks = 0;
+}
+
+/* Drops every staged block at or behind fblk. */
+static void staged_drop_from(struct fs *fs, struct vinode *v, uint64_t fblk)
+{
+	struct stage_chunk *c, *next;
+
+	HASH_ITER(hh, v->staged, c, next)
+		for (uint64_t left = c->present; left; left &= left - 1) {
+			unsigned i = (unsigned)__builtin_ctzll(left);
+
+			if (c->key * STAGE_CHUNK_BLKS + i >= fblk)
+				staged_drop(fs, v, c, i);
+		}
 }
 
 void stream_cut(struct fs *fs, struct vinode *v, uint64_t fblk)
 {
-	struct staged *s, *next;
-
-	HASH_ITER(hh, v->staged, s, next)
-		if (s->fblk >= fblk)
-			staged_drop(fs, v, s);
+	staged_drop_from(fs, v, fblk);
 	if (v->cut == UINT64_MAX)
 		v->record_bytes += STREAM_CUT_BYTES;
 	v->reserved_node = UINT64_MAX;
@@ -189,19 +274,26 @@ static void stream_clear(struct fs *fs, struct vinode *v)
 	v->reserved = 0;
 	v->reserved_node = UINT64_MAX;
 	v->cut = UINT64_MAX;
-	v->staged_blks = 0;
+	chunks_free(v);
 	v->dirty = false;
 }
 
 void stream_drop(struct fs *fs, struct vinode *v)
 {
-	struct staged *s, *next;
-
 	if (!v->dirty)
 		return;
-	HASH_ITER(hh, v->staged, s, next)
-		staged_drop(fs, v, s);
+	staged_drop_from(fs, v, 0);
 	stream_clear(fs, v);
+}
+
+/* Images of a stream that was linked or is thrown away whole. */
+static void images_free(struct vinode *v)
+{
+	struct stage_chunk *c, *next;
+
+	HASH_ITER(hh, v->staged, c, next)
+		for (uint64_t left = c->present; left; left &= left - 1)
+			free(c->at[__builtin_ctzll(left)].image);
 }
 
 void streams_fini(struct fs *fs)
@@ -209,26 +301,14 @@ void streams_fini(struct fs *fs)
 	struct vinode *v, *next;
 
 	HASH_ITER(hh, fs->vinodes, v, next) {
-		struct staged *s, *snext;
-
-		HASH_ITER(hh, v->staged, s, snext) {
-			HASH_DEL(v->staged, s);
-			free(s->image);
-			free(s);
-		}
+		images_free(v);
+		chunks_free(v);
 		HASH_DEL(fs->vinodes, v);
 		free(v);
 	}
 }
 
 /* ---------------------------------------------------------------- linking */
-
-static int staged_by_fblk(const void *a, const void *b)
-{
-	const struct staged *x = *(struct staged *const *)a, *y = *(struct staged *const *)b;
-
-	return x->fblk < y->fblk ? -1 : x->fblk > y->fblk;
-}
 
 /* Cuts the committed map at v->cut. A small rest is freed here; a large one moves to an orphan that is reclaimed in
  * steps, so that the operation stays bounded whatever the file's size. */
@@ -256,62 +336,99 @@ static int link_cut(struct fs *fs, struct vinode *v, struct fs_inode_omf *inode)
 	return err ? err : vec_push(&fs->op.reclaim, ino);
 }
 
-static int link_image(struct fs *fs, const struct fs_inode_omf *inode, const struct staged *s)
+static int link_image(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, const uint8_t *image)
 {
 	struct shadow *shadow;
 	uint64_t ptr;
-	int err = map_get(fs, inode, s->fblk, &ptr);
+	int err = map_get(fs, inode, fblk, &ptr);
 
 	if (!err)
 		err = block_edit(fs, ptr & FS_PTR_BLK_MASK, MEDIA_DATA, &shadow);
-	return err ? err : block_put(fs, shadow, 0, s->image, MEDIA_BLOCK_BYTES);
+	return err ? err : block_put(fs, shadow, 0, image, MEDIA_BLOCK_BYTES);
 }
 
-/* Links a run of neighbouring file blocks and frees what they replace. */
-static int link_run(struct fs *fs, struct fs_inode_omf *inode, struct staged *const *run, unsigned count)
-{
-	uint64_t ptrs[LINK_BATCH_BLKS] = { 0 }, olds[LINK_BATCH_BLKS];
-	int err;
+/* Neighbouring file blocks on their way into the map. */
+struct link_run {
+	uint64_t fblk;
+	unsigned count;
+	uint64_t ptrs[LINK_BATCH_BLKS], olds[LINK_BATCH_BLKS];
+	const struct staged *staged[LINK_BATCH_BLKS];
+};
 
-	for (unsigned i = 0; i < count; i++)
-		ptrs[i] = run[i]->blk;
-	err = map_set_run(fs, inode, ALLOC_FREE, run[0]->fblk, count, ptrs, olds);
-	for (unsigned i = 0; i < count && !err; i++) {
-		err = block_link_data(fs, run[i]->blk, run[i]->csum, run[i]->pushed);
-		if (!err && olds[i])
-			err = block_free(fs, olds[i] & FS_PTR_BLK_MASK);
+/* Links the run and frees what it replaces. */
+static int link_run(struct fs *fs, struct fs_inode_omf *inode, struct link_run *run)
+{
+	int err = 0;
+
+	if (run->count)
+		err = map_set_run(fs, inode, ALLOC_FREE, run->fblk, run->count, run->ptrs, run->olds);
+	for (unsigned i = 0; i < run->count && !err; i++) {
+		const struct staged *s = run->staged[i];
+
+		err = block_link_data(fs, s->blk, s->csum, s->pushed);
+		if (!err && run->olds[i])
+			err = block_free(fs, run->olds[i] & FS_PTR_BLK_MASK);
+	}
+	run->count = 0;
+	return err;
+}
+
+static int link_chunk(struct fs *fs, struct fs_inode_omf *inode, const struct stage_chunk *c, struct link_run *run)
+{
+	int err = 0;
+
+	for (uint64_t left = c->present; left && !err; left &= left - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(left);
+		const struct staged *s = &c->at[i];
+		uint64_t fblk = c->key * STAGE_CHUNK_BLKS + i;
+
+		if (!s->blk) {
+			err = link_image(fs, inode, fblk, s->image);
+			continue;
+		}
+		if (run->count == LINK_BATCH_BLKS || (run->count && run->fblk + run->count != fblk))
+			err = link_run(fs, inode, run);
+		if (!run->count)
+			run->fblk = fblk;
+		run->ptrs[run->count] = s->blk;
+		run->staged[run->count++] = s;
 	}
 	return err;
+}
+
+static int chunk_compare(const void *a, const void *b)
+{
+	uint64_t x = (*(struct stage_chunk *const *)a)->key, y = (*(struct stage_chunk *const *)b)->key;
+
+	return x < y ? -1 : x > y;
 }
 
 static int link_staged(struct fs *fs, struct vinode *v, struct fs_inode_omf *inode)
 {
 	size_t n = HASH_COUNT(v->staged), i = 0;
-	struct staged **order, *s, *next;
+	struct stage_chunk **order, *c, *next;
+	struct link_run *run;
 	int err = 0;
 
-	if (n == 0)
+	if (v->staged_count == 0)
 		return 0;
 	order = malloc(n * sizeof(*order));
-	if (!order)
-		return -ENOMEM;
-	HASH_ITER(hh, v->staged, s, next)
-		order[i++] = s;
-	qsort(order, n, sizeof(*order), staged_by_fblk);
-	for (i = 0; i < n && !err;) {
-		unsigned run = 1;
-
-		if (!order[i]->blk) {
-			err = link_image(fs, inode, order[i++]);
-			continue;
-		}
-		while (i + run < n && run < LINK_BATCH_BLKS && order[i + run]->blk &&
-		       order[i + run]->fblk == order[i]->fblk + run)
-			run++;
-		err = link_run(fs, inode, order + i, run);
-		i += run;
+	run = malloc(sizeof(*run));
+	if (!order || !run) {
+		err = -ENOMEM;
+		goto free;
 	}
+	run->count = 0;
+	HASH_ITER(hh, v->staged, c, next)
+		order[i++] = c;
+	qsort(order, n, sizeof(struct stage_chunk *), chunk_compare);
+	for (i = 0; i < n && !err; i++)
+		err = link_chunk(fs, inode, order[i], run);
+	if (!err)
+		err = link_run(fs, inode, run);
+free:
 	free(order);
+	free(run);
 	return err;
 }
 
@@ -338,16 +455,10 @@ int stream_link(struct fs *fs, struct vinode *v, struct fs_inode_omf *inode)
 
 void stream_linked(struct fs *fs, struct vinode *v)
 {
-	struct staged *s, *next;
-
 	assert(!fs->op.open);
 	if (!v->dirty)
 		return;
-	HASH_ITER(hh, v->staged, s, next) {
-		HASH_DEL(v->staged, s);
-		free(s->image);
-		free(s);
-	}
+	images_free(v);
 	stream_clear(fs, v);
 	v->linked_seq = fs->running.seq;
 	vinode_put(fs, v);
@@ -438,7 +549,7 @@ bool fs_space_coming(const struct fs *fs)
 	if (fs->flying.seq || fs->running.freed.n || fs->reclaim.n || alloc_pending_blks(fs))
 		return true;
 	for (const struct vinode *v = fs->dirty_streams; v; v = v->dirty_next)
-		if (!v->failed && (v->staged || v->cut != UINT64_MAX))
+		if (!v->failed && (v->staged_count || v->cut != UINT64_MAX))
 			return true;
 	return false;
 }

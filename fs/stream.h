@@ -15,13 +15,20 @@
 
 #define STREAM_RING_SHARE 16u /* a stream is linked at once when its record would pass ring_bytes / this */
 
+#define STAGE_CHUNK_BLKS 64u
+
 struct staged {
-	uint64_t fblk;
 	uint64_t blk;      /* pool block, 0: DRAM image */
 	uint8_t *image;    /* DRAM image of the whole block, malloc'ed; NULL with blk */
 	uint32_t csum;     /* of blk's content */
-	uint32_t lines;    /* image: lines that differ from the committed content, for the size estimate */
 	bool pushed;       /* sent ahead to every attached replica */
+};
+
+/* Neighbouring staged blocks together: large writes stage long runs. */
+struct stage_chunk {
+	uint64_t key;      /* file block / STAGE_CHUNK_BLKS */
+	uint64_t present;  /* bit i: at[i] is staged */
+	struct staged at[STAGE_CHUNK_BLKS];
 	UT_hash_handle hh;
 };
 
@@ -32,8 +39,9 @@ struct vinode {
 	uint64_t size;           /* while dirty */
 	struct timespec mtime, ctime; /* while dirty */
 	uint64_t cut;            /* UINT64_MAX: none */
-	struct staged *staged;   /* by fblk */
-	uint64_t staged_blks;    /* with blk: they count in st_blocks */
+	struct stage_chunk *staged, *staged_last; /* by key; the one used last */
+	uint64_t staged_count;   /* all ... */
+	uint64_t staged_blks;    /* ... and those with blk: they count in st_blocks */
 	uint64_t record_bytes;   /* estimate of its share of a record */
 	uint64_t linked_seq;     /* newest commit that holds a link of it */
 	uint64_t gen;            /* of the stream: order in which streams were opened */
@@ -51,7 +59,14 @@ void vinode_put(struct fs *fs, struct vinode *v); /* frees it when nothing holds
 
 /* Starts a stream if there is none: size and times from the inode. */
 int stream_open(struct fs *fs, struct vinode *v);
+/* The staged block, NULL when there is none. Pointers stay valid until the stream is linked, cut or dropped. */
 struct staged *stream_find(struct vinode *v, uint64_t fblk);
+/* Its place, to be filled by stream_put; NULL: no memory. */
+struct staged *stream_place(struct vinode *v, uint64_t fblk);
+/* Stages a block, in place of what was staged there. Cannot fail after stream_place and room in alloc.wait_ack. */
+void stream_put(struct fs *fs, struct vinode *v, uint64_t fblk, const struct staged *staged);
+/* First staged block at or behind fblk; false: none. */
+bool stream_next(struct vinode *v, uint64_t fblk, uint64_t *found);
 /* Drops staged blocks at or behind fblk and moves the cut. */
 void stream_cut(struct fs *fs, struct vinode *v, uint64_t fblk);
 /* Links the stream into the running commit as part of the current operation (op_begin has been called); the caller makes
