@@ -18,6 +18,8 @@ struct cuts {
 	struct cuts_place *place;
 	char *why;
 	unsigned first, last; /* allowed states */
+	unsigned quiet_ops;
+	bool quiet;           /* the events so far only lead to what is looked at */
 	uint64_t seed;
 	struct trace recovery;
 };
@@ -62,6 +64,8 @@ static int look_again(struct cuts *c, const struct image_variant *v)
 
 static int look(struct cuts *c, struct image_variant v)
 {
+	if (c->quiet)
+		return 0;
 	v.seed = explore_random(&c->seed);
 	c->place->variant = v;
 	c->stats->images++;
@@ -133,6 +137,7 @@ static int step_event(struct cuts *c, const struct trace_event *e)
 	switch (e->type) {
 	case TRACE_OP:
 		c->last = c->run->state_after[e->op];
+		c->quiet = e->op < c->quiet_ops;
 		return 0;
 	case TRACE_ACK:
 		if (c->run->state_after[e->op] <= c->first)
@@ -158,7 +163,7 @@ int cuts_explore(struct image *image, const struct run *run, enum trace_pool poo
 		 const struct cuts_cfg *cfg, struct cuts_stats *stats, struct cuts_place *place, char *why)
 {
 	struct cuts c = { .image = image, .run = run, .cfg = cfg, .stats = stats, .place = place, .why = why,
-			  .seed = cfg->seed };
+			  .seed = cfg->seed, .quiet_ops = cfg->quiet, .quiet = cfg->quiet != 0 };
 	int err = 0;
 
 	*place = (struct cuts_place){ .pool = pool };
@@ -170,8 +175,8 @@ int cuts_explore(struct image *image, const struct run *run, enum trace_pool poo
 		if (!marker && (e->pool != pool || e->type == TRACE_POST || e->type == TRACE_ANSWER))
 			continue;
 		place->event = i;
-		stats->cuts++;
 		err = step_event(&c, e);
+		stats->cuts += !c.quiet;
 	}
 	if (!err)
 		err = look_set(&c);

@@ -177,6 +177,7 @@ static struct cuts_cfg cuts_of(const struct settings *set, const struct job *job
 		cfg = (struct cuts_cfg){ .seed = set->seed + n, .singles = 6, .torn = 3, .random = 1, .second = 32 };
 	if (set->full)
 		cfg = (struct cuts_cfg){ .seed = set->seed + n, .singles = 4096, .torn = 32, .random = 8, .second = 8 };
+	cfg.quiet = job->workload.quiet;
 	return cfg;
 }
 

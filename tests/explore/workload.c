@@ -60,15 +60,6 @@ static const struct op pair_ops[] = {
 };
 #define PAIR_OPS (sizeof(pair_ops) / sizeof(*pair_ops))
 
-/* How a pair is made durable. */
-static const struct op pair_syncs[] = {
-	{ OP_SYNC_ALL, NULL, NULL, 0, 0 },
-	{ OP_FSYNC, "/a", NULL, 0, 0 },
-	{ OP_FSYNC, "/", NULL, 0, 0 },
-	{ OP_FSYNC, "/d/b", NULL, 0, 0 },
-};
-#define PAIR_SYNCS (sizeof(pair_syncs) / sizeof(*pair_syncs))
-
 static void add(struct workload *w, struct op op)
 {
 	if (w->count < WORKLOAD_OPS_MAX)
@@ -92,7 +83,8 @@ void workload_pair(struct workload *w, unsigned i)
 	*w = (struct workload){ .eager = i & 1, .start = i % 5 == 0 ? START_RING_END : START_PLAIN };
 	add(w, *first);
 	add(w, *second);
-	add(w, pair_syncs[(i / PAIR_OPS + i) % PAIR_SYNCS]);
+	add(w, (struct op){ .kind = OP_FSYNC, .path = "/" }); /* the name space alone: no content but what the two linked */
+	add(w, (struct op){ .kind = OP_FSYNC, .path = i & 2 ? "/a" : "/d/b" });
 	if (first->kind == OP_OPEN)
 		add(w, (struct op){ .kind = OP_CLOSE });
 	add(w, (struct op){ .kind = OP_IDLE });
@@ -184,19 +176,56 @@ static struct op random_other(uint64_t *seed)
 	}
 }
 
+static void random_mixed(struct workload *w, uint64_t *seed)
+{
+	unsigned count = 12 + explore_random(seed) % 40;
+
+	for (unsigned i = 0; i < count; i++) {
+		unsigned what = explore_random(seed) % 16;
+
+		add(w, what < 5 ? random_write(seed) : what < 6 ? random_truncate(seed) :
+		       what < 10 ? random_name_op(seed) : what < 13 ? random_sync(seed) : random_other(seed));
+	}
+}
+
+/* Blocks change hands: data overwritten as a whole, lines changed in what was just committed, metadata blocks (long symbolic
+ * links, directories) made and freed, and rarely a checkpoint, so that the ring is full of lines of blocks that were freed. */
+static void random_reuse(struct workload *w, uint64_t *seed)
+{
+	static const struct op ops[] = {
+		{ OP_WRITE, "/a", NULL, 0, 36864 }, { OP_WRITE, "/a", NULL, 0, 20480 }, { OP_WRITE, "/a", NULL, 8192, 20480 },
+		{ OP_WRITE, "/a", NULL, 100, 8 }, { OP_WRITE, "/a", NULL, 12300, 64 }, { OP_WRITE, "/d/b", NULL, 0, 8192 },
+		{ OP_WRITE, "/d/b", NULL, 4200, 8 }, { OP_SYMLINK, "/n", LONG_TARGET, 0, 0 }, { OP_UNLINK, "/n", NULL, 0, 0 },
+		{ OP_SYMLINK, "/d/n", LONG_TARGET, 0, 0 }, { OP_UNLINK, "/d/n", NULL, 0, 0 }, { OP_MKDIR, "/m", NULL, 0, 0 },
+		{ OP_CREATE, "/m/f", NULL, 0, 0 }, { OP_UNLINK, "/m/f", NULL, 0, 0 }, { OP_RMDIR, "/m", NULL, 0, 0 },
+		{ OP_RENAME, "/a", "/d/b", 0, 0 }, { OP_CREATE, "/a", NULL, 0, 0 }, { .kind = OP_IDLE },
+	};
+	unsigned count = 70;
+
+	w->start = START_TIGHT;
+	w->quiet = 40;
+	for (unsigned i = 0; i < count; i++) {
+		unsigned what = explore_random(seed) % 8;
+
+		if (what < 5)
+			add(w, PICK(seed, ops));
+		else if (what == 5 && explore_random(seed) % 4 == 0)
+			add(w, (struct op){ .kind = OP_CHECKPOINT });
+		else
+			add(w, (struct op){ .kind = OP_SYNC_ALL });
+	}
+}
+
 void workload_random(struct workload *w, uint64_t seed)
 {
 	uint64_t state = seed;
-	unsigned count = 12 + explore_random(&state) % 40;
 
 	*w = (struct workload){ .seed = seed, .start = explore_random(&state) % STARTS, .eager = explore_random(&state) & 1,
 				.replica = explore_random(&state) & 1 };
-	for (unsigned i = 0; i < count; i++) {
-		unsigned what = explore_random(&state) % 16;
-
-		add(w, what < 5 ? random_write(&state) : what < 6 ? random_truncate(&state) :
-		       what < 10 ? random_name_op(&state) : what < 13 ? random_sync(&state) : random_other(&state));
-	}
+	if (explore_random(&state) % 3)
+		random_mixed(w, &state);
+	else
+		random_reuse(w, &state);
 	add(w, (struct op){ .kind = OP_SYNC_ALL });
 	add(w, (struct op){ .kind = OP_CHECKPOINT });
 }

@@ -42,6 +42,7 @@ struct workload {
 	bool replica;      /* with a replica */
 	bool eager;        /* the replica handles a commit before the local copy stores it, else after */
 	uint64_t seed;     /* of a random one, 0: a pair */
+	unsigned quiet;    /* operations before the first that is cut */
 	unsigned count;
 	struct op ops[WORKLOAD_OPS_MAX];
 };
@@ -52,7 +53,7 @@ extern const unsigned workload_setup_count;
 
 /* Operations of which every pair is explored. */
 unsigned workload_op_count(void);
-/* Pair number i of workload_pairs(), each followed by a sync, idle work and a checkpoint. */
+/* Pair number i of workload_pairs(), each followed by syncs, idle work and a checkpoint. */
 unsigned workload_pairs(void);
 void workload_pair(struct workload *w, unsigned i);
 /* A longer one by seed. */
