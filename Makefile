@@ -45,7 +45,7 @@ RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/l
 # The target.
 RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/served rpmemd/server rpmemd/lanes rpmemd/takeover
 # The file system core and its front ends.
-FSCORE := fs/block fs/fresh fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/rename fs/attr fs/file fs/orphan fs/fs \
+FSCORE := fs/block fs/fresh fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/rename fs/attr fs/file fs/orphan fs/recover fs/fs \
           fs/fsck fs/fsck_inodes fs/fsck_dir
 FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/replication_mkfs fs/restore fs/restore_copy fs/progress fs/verify fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_fsck fs/cmd_mount fs/cmd_restore
 
@@ -55,7 +55,7 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
           common/test_codec \
           rpmem/test_target rpmem/test_lane rpmem/test_link rpmem/test_ssh \
           rpmemd/test_config rpmemd/test_store rpmemd/test_server rpmemd/test_engine \
-          fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_namei fs/test_file fs/test_policy fs/test_restore
+          fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_namei fs/test_file fs/test_recover fs/test_policy fs/test_restore
 SUPPORT := tests/support/core_rig tests/support/sim_link tests/support/copy_rig
 
 PROGRAMS := $(BUILD)/rpmemfs $(BUILD)/rpmemd

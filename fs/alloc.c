@@ -355,6 +355,33 @@ int alloc_pend(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_se
 	return vec_push(&a->wait_ack, ((struct pending){ blk, freed_by, lines_seq }));
 }
 
+int alloc_recover_link(struct fs *fs, uint64_t blk)
+{
+	uint64_t g = media_group_of(&fs->geom, blk);
+	struct group *group = &fs->alloc.groups[g];
+	uint32_t i = (uint32_t)(blk - media_group_blk(&fs->geom, g));
+	int err = group_load(fs, g);
+
+	if (err || bit_get(group->used, i))
+		return err;
+	bit_set(group->used, i);
+	group->free--; /* alloc.free counts it as used already: it is that of the head */
+	group->full = group->free == 0;
+	return 0;
+}
+
+int alloc_recover_free(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_seq)
+{
+	int err = alloc_recover_link(fs, blk);
+
+	if (!err)
+		err = alloc_leave(fs, blk);
+	if (err)
+		return err;
+	fs->alloc.free--;
+	return alloc_pend(fs, blk, freed_by, lines_seq);
+}
+
 /* Blocks whose freeing commit is durable everywhere: free, unless a tail still has lines of them before it. */
 static void settle_acked(struct fs *fs, uint64_t min_acked, uint64_t min_tail)
 {

@@ -41,6 +41,10 @@ void alloc_undo(struct fs *fs, uint64_t blk);
  * sequence of a commit behind the push), whose newest lines are in record lines_seq (0: none). -ENOMEM. */
 int alloc_pend(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_seq);
 
+/* Recovery, before anything was allocated: a block that a record in the ring links, or frees for good. */
+int alloc_recover_link(struct fs *fs, uint64_t blk);
+int alloc_recover_free(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_seq);
+
 /* Gives out pending blocks whose conditions hold now. */
 void alloc_settle(struct fs *fs, uint64_t min_acked, uint64_t min_tail);
 

@@ -59,6 +59,19 @@ static int shadow_new(struct fs *fs, uint64_t blk, uint32_t type, struct shadow 
 	return 0;
 }
 
+int shadow_load(struct fs *fs, uint64_t blk, uint32_t type, struct shadow **shadow)
+{
+	struct shadow *s = shadow_find(fs, blk);
+	int err = s ? 0 : shadow_new(fs, blk, type, &s);
+
+	if (err)
+		return err;
+	if (!s->lines_seq)
+		memcpy(s->content, pm_ptr(fs->pm, media_off(blk)), MEDIA_BLOCK_BYTES);
+	*shadow = s;
+	return 0;
+}
+
 void shadow_delete(struct fs *fs, struct shadow *s)
 {
 	TAILQ_REMOVE(s->dirty ? &fs->dirty : &fs->clean, s, list);

@@ -46,12 +46,19 @@ struct timespec fs_now(struct fs *fs)
 
 /* ---------------------------------------------------------------- opening */
 
-static int replay_all(struct copy *copy)
+/* Applies records in place, as far as no copy needs them in the ring any more. */
+static int replay(struct copy *copy, const struct fs_cfg *cfg)
 {
-	uint64_t head = copy_head(copy).seq;
+	uint64_t upto = copy_head(copy).seq, least = UINT64_MAX;
 
-	while (copy_tail(copy).seq < head) {
-		int err = copy_checkpoint(copy, head, REPLAY_STEP_BYTES);
+	if (cfg->read_only)
+		return 0;
+	if (cfg->repl)
+		least = cfg->repl->min_acked(cfg->repl_ctx);
+	if (least < upto)
+		upto = least;
+	while (copy_tail(copy).seq < upto) {
+		int err = copy_checkpoint(copy, upto, REPLAY_STEP_BYTES);
 
 		if (err)
 			return errmsg_prefix(err, "replay");
@@ -132,17 +139,17 @@ static int fs_new(struct copy *copy, const struct fs_cfg *cfg, struct fs **out)
 int fs_open(struct copy *copy, const struct fs_cfg *cfg, struct fs **out)
 {
 	struct fs *fs;
-	int err = cfg->read_only ? 0 : replay_all(copy);
+	int err = replay(copy, cfg);
 
-	if (!err && copy_tail(copy).seq != copy_head(copy).seq)
-		err = errmsg_set(-EROFS, "records wait to be replayed: a read-only open cannot");
 	if (!err && copy_head(copy).seq == 0)
 		err = errmsg_set(-EMEDIUMTYPE, "no file system: formatting was not finished");
 	if (!err)
 		err = fs_new(copy, cfg, &fs);
 	if (err)
 		return err;
-	err = state_load(fs);
+	err = records_load(fs);
+	if (!err)
+		err = state_load(fs);
 	if (!err && !cfg->read_only)
 		err = orphans_collect(fs);
 	if (err) {

@@ -53,8 +53,9 @@ struct fs_cfg {
 #define FS_PUSH_BYTES_MIN (32u << 10)
 #define FS_BACKGROUND_MS_DEFAULT 3000u
 
-/* Opens the core on a recovered copy (copy_open done; records still in the ring are replayed here). The copy stays the
- * caller's. -EBADMSG: damaged; errmsg says where. */
+/* Opens the core on a copy (copy_open done). Records in the ring are applied in place up to cfg->repl's min_acked, all of
+ * them without replicas; the rest is taken over into memory and stays in the ring. read_only changes nothing. The copy stays
+ * the caller's. -EBADMSG: damaged; errmsg says where. */
 int fs_open(struct copy *copy, const struct fs_cfg *cfg, struct fs **out);
 
 /* Writes the first content (state block, root directory) into a freshly formatted copy: commit 1. members: the state block's

@@ -26,6 +26,7 @@ struct shadow {
 	uint64_t dirty;     /* lines the running commit carries */
 	uint64_t op_saved;  /* lines the open operation has saved for undo */
 	uint64_t lines_seq; /* newest closed record with lines of it, 0: none */
+	uint32_t csum;      /* recover.c: of the content after that record */
 	TAILQ_ENTRY(shadow) list;
 	UT_hash_handle hh;
 	uint8_t content[MEDIA_BLOCK_BYTES] __attribute__((aligned(64)));
@@ -127,6 +128,12 @@ void blocks_checkpointed(struct fs *fs, uint64_t tail);
 int block_free_now(struct fs *fs, uint64_t blk);
 int blocks_init(struct fs *fs);
 void blocks_fini(struct fs *fs);
+
+/* The shadow of a block, made from what is in place, unchecked: only for recovery, which checks at its end. */
+int shadow_load(struct fs *fs, uint64_t blk, uint32_t type, struct shadow **shadow);
+
+/* recover.c: takes the records between tail and head over. -EBADMSG, -ENOMEM */
+int records_load(struct fs *fs);
 
 /* op.c */
 int op_save_line(struct fs *fs, struct shadow *shadow, unsigned line);
