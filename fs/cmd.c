@@ -94,6 +94,7 @@ static int explain(const char *path, int err)
 	case -EBUSY:
 		return errmsg_set(err, "%s\n  it is mounted, or a command works on it; rpmemfs status MOUNTPOINT shows a mount",
 				  errmsg_get());
+	case -EINVAL: /* headers that do not fit */
 	case -EBADMSG:
 	case -EMEDIUMTYPE:
 		return errmsg_set(err, "%s\n  if a replica is good, rpmemfs restore %s rebuilds the local copy", errmsg_get(),

@@ -43,6 +43,7 @@ struct channel_ops {
 struct channel {
 	const struct channel_ops *ops;
 	int fd;         /* readable when the stream has something, its end included */
+	bool farewell;  /* set by the owner: CLOSE was answered, the far end is ending by itself */
 	char name[300]; /* for messages */
 	char host[256]; /* where the fabric is dialled unless the target says otherwise */
 	char last_line[CHANNEL_STDERR_BYTES_MAX]; /* newest whole line of the far end's stderr */

@@ -203,7 +203,7 @@ void session_close(struct session *session, const struct deadline *deadline)
 
 	/* Whatever comes of CLOSE, the channel's end means the same. */
 	if (deadline && session->channel)
-		channel_request(session->channel, &msg, &answer, deadline);
+		session->channel->farewell = channel_request(session->channel, &msg, &answer, deadline) == 0;
 	session_cut(session);
 	channel_end(session->channel);
 	free(session);

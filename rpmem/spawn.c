@@ -20,7 +20,8 @@
 #include <unistd.h>
 #include "errmsg.h"
 
-#define SPAWN_END_MS 3000     /* for the child to end by itself */
+#define SPAWN_END_MS 3000     /* for the child to end by itself, after it has said that it will */
+#define SPAWN_LOST_MS 100     /* the same when it has not: it may be stopped, and our caller serves others */
 #define SPAWN_PARTING_MS 300  /* for its exit status, when its stream has ended */
 
 extern char **environ;
@@ -111,7 +112,7 @@ static void spawn_close(struct channel *channel)
 	struct spawn *spawn = spawn_of(channel);
 
 	close(channel->fd);
-	if (!spawn_reap(spawn, SPAWN_END_MS)) {
+	if (!spawn_reap(spawn, channel->farewell ? SPAWN_END_MS : SPAWN_LOST_MS)) {
 		kill(spawn->pid, SIGKILL);
 		spawn_reap(spawn, -1);
 	}
