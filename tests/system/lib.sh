@@ -24,9 +24,10 @@ say() {
 await() {
 	local what=$1 deadline=$((SECONDS + AWAIT_S))
 	shift
-	until "$@"; do
+	until "$@" >"$WORK/await.out" 2>&1; do
 		if [ "$SECONDS" -ge "$deadline" ]; then
 			say "waited $AWAIT_S s in vain for: $what"
+			tail -n 20 "$WORK/await.out"
 			return 1
 		fi
 		sleep 0.02
@@ -79,8 +80,9 @@ rpmemd_pid() {
 	pids_of "$WORK/rpmemd" "$WORK/$1/replica"
 }
 
+# A process nobody has reaped yet has an empty command line.
 has_ended() {
-	! kill -0 "$1" 2>/dev/null
+	! grep -q . "/proc/$1/cmdline" 2>/dev/null
 }
 
 # kill_now SIGNAL PID...: signals and, for KILL, waits until they are gone
@@ -93,7 +95,7 @@ kill_now() {
 }
 
 no_process() {
-	[ -z "$(pgrep -f "^($BUILD/rpmemfs|$WORK/rpmemd) .*$WORK/${1:-}")" ]
+	[ -z "$(pids_of "($BUILD/rpmemfs|$WORK/rpmemd)" "$WORK/${1:-}")" ]
 }
 
 # ---------------------------------------------------------------- pools and mounts
@@ -177,18 +179,18 @@ counters_of() {
 }
 
 # ---------------------------------------------------------------- SQLite under load
-# Rows go in one transaction each with synchronous=FULL; what was acknowledged is a line of FILE. Ends at the first error.
-# sqlite_load DATABASE FILE COUNT [JOURNAL MODE]
+# Rows go in one transaction each; what was acknowledged is a line of FILE. Ends at the first error.
+# sqlite_load DATABASE FILE COUNT [JOURNAL-MODE [SYNCHRONOUS]]
 sqlite_load() {
 	{
 		echo ".bail on"
 		echo "PRAGMA journal_mode=${4:-DELETE};"
-		echo "PRAGMA synchronous=FULL;"
+		echo "PRAGMA synchronous=${5:-FULL};"
 		echo "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, content TEXT);"
 		awk -v n="$3" 'BEGIN { for (i = 1; i <= n; i++)
 			printf "INSERT INTO t(content) VALUES(printf(\"%%.*c\", 40 + %d %% 400, \"x\"));" \
 			       "SELECT \"row \" || last_insert_rowid();\n", i }'
-	} | stdbuf -oL sqlite3 "$1" 2>>"$2.err" | sed -un 's/^row //p' >>"$2"
+	} | { stdbuf -oL sqlite3 "$1" 2>>"$2.err" || true; } | sed -un 's/^row //p' >>"$2"
 }
 
 rows_at_least() {
@@ -212,6 +214,7 @@ work_begin() {
 # Unmounts, ends what still runs, removes everything. Safe to call twice.
 work_end() {
 	local dir pid
+	if [ ! -d "$WORK" ]; then return 0; fi
 	for dir in "$WORK"/mnt/*; do
 		if [ -d "$dir" ] || ! [ -e "$dir" ]; then umount -l "$dir" 2>/dev/null || true; fi
 	done
@@ -243,7 +246,7 @@ run_test() {
 	# not in a condition: set -e would mean nothing in it
 	(
 		set -eE -o pipefail
-		trap 'say "failed at ${BASH_SOURCE[0]##*/}:$LINENO: $BASH_COMMAND"' ERR
+		trap 'say "failed at ${BASH_SOURCE[0]##*/}:$LINENO: $BASH_COMMAND" >&2' ERR
 		"test_$name"
 	) >"$WORK/output" 2>&1 </dev/null
 	status=$?

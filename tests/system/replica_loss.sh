@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# A replica is lost while the file system is in use: the rule holds, it shows, and the return of the replica restores service.
+. "$(dirname "$0")/lib.sh"
+m=$WORK/mnt/p
+
+# Makes the return of a replica impossible, and possible again.
+replica_gate() {
+	case $1 in
+	shut) mv "$WORK/p/replica/second.set" "$WORK/p/replica/away" ;;
+	open) mv "$WORK/p/replica/away" "$WORK/p/replica/second.set" ;;
+	esac
+}
+
+lose_replica() {
+	replica_gate shut
+	kill_now KILL "$(rpmemd_pid p)"
+}
+
+as_configured() {
+	rpmemfs p status "$m" >/dev/null
+}
+
+not_as_configured() {
+	expect_exit 3 "NOT as configured" rpmemfs p status "$m"
+}
+
+test_fsync_waits_then_fails() {
+	local begin
+	fs_mount p --timeout 1500 --notice 500 --background 3600000
+	echo before >"$m/f"
+	sync "$m/f"
+	as_configured
+	echo unsynced >>"$m/f"
+	lose_replica
+	await "the loss to show" not_as_configured
+	expect_exit 3 "BLOCKED" rpmemfs p status "$m"
+	begin=${EPOCHREALTIME/./}
+	expect_exit 1 "EIO" "$FSIO" sync "$m/f"
+	expect_le "microseconds waited, at least" 1400000 $((${EPOCHREALTIME/./} - begin))
+	expect_le "microseconds waited, at most" $((${EPOCHREALTIME/./} - begin)) 6000000
+	grep -c "error.*fsync" "$WORK/p/rpmemfs.log"
+	expect_eq "reading goes on" "$(cat "$m/f")" $'before\nunsynced'
+}
+
+# Continues the one above: a change waits, and is there once the replica is back.
+test_reconnection_restores_service() {
+	(echo after >"$m/g") &
+	replica_gate open
+	await "the replica to be back" as_configured
+	wait $!
+	expect_eq content "$(cat "$m/g")" after
+	"$FSIO" sync "$m/g"
+	fs_umount p
+	rpmemfs p verify --quiet "$WORK/p/pool.set"
+}
+
+test_continues_alone_visibly() {
+	fs_mount p --min-replicas 0 --timeout 20000 --notice 500
+	echo before >"$m/h"
+	sync "$m/h"
+	as_configured
+	lose_replica
+	echo alone >"$m/alone"
+	"$FSIO" sync "$m/alone"
+	not_as_configured
+	status_is p .may_change true
+	status_is p '.replicas[0].recorded' detached
+	grep "warn\|error" "$WORK/p/rpmemfs.log"
+}
+
+test_detached_replica_catches_up() {
+	local i
+	for i in {1..20}; do
+		echo "$i" >"$m/alone.$i"
+		"$FSIO" sync "$m/alone.$i"
+	done
+	replica_gate open
+	await "the replica to be attached again" as_configured
+	"$FSIO" sync "$m/alone"
+	fs_umount p
+	rpmemfs p verify --quiet "$WORK/p/pool.set"
+	expect_eq "the rule" "$(rpmemfs p info "$WORK/p/pool.set" | sed -n 's/^rule: *//p')" "at least 0 replicas"
+}
+
+test_rule_is_recorded() {
+	fs_mount p --min-replicas 1
+	echo x >"$m/x"
+	sync "$m/x"
+	fs_umount p
+	expect_exit 0 "at least 1 replica" rpmemfs p info "$WORK/p/pool.set"
+}
+
+# A stopped process keeps its connections: only the heartbeats tell.
+test_stopped_replica_is_noticed() {
+	local pid begin
+	fs_mount p --timeout 1000 --notice 500
+	as_configured
+	pid=$(rpmemd_pid p)
+	begin=${EPOCHREALTIME/./}
+	kill_now STOP "$pid"
+	await "the loss to show" not_as_configured
+	expect_le "microseconds to notice" $((${EPOCHREALTIME/./} - begin)) 3000000
+	kill_now CONT "$pid" || true
+	await "the replica to be back" as_configured
+	echo y >"$m/y"
+	"$FSIO" sync "$m/y"
+	fs_umount p
+}
+
+test_mount_without_replica() {
+	replica_gate shut
+	expect_exit 1 "second" rpmemfs p mount --connect-timeout 1000 "$WORK/p/pool.set" "$m"
+	no_process
+	replica_gate open
+	fs_mount p
+	as_configured
+	fs_umount p
+}
+
+# A program killed while it waits goes away: nothing hangs unkillably.
+test_waiting_fsync_can_be_killed() {
+	local pid
+	fs_mount p --timeout 600000 --notice 500
+	echo z >"$m/z"
+	lose_replica
+	await "the loss to show" not_as_configured
+	"$FSIO" sync "$m/z" &
+	pid=$!
+	kill_now KILL $pid
+	replica_gate open
+	await "the replica to be back" as_configured
+	fs_umount p
+}
+
+shared() {
+	sets_write p 64M
+	fs_mkfs p
+}
+
+prepare shared
+run_tests
