@@ -23,7 +23,7 @@
 
 #define WORKERS 2u
 #define SECONDS_DEFAULT 60u
-#define RANDOM_EVERY 4u     /* one in so many workloads is a random one */
+#define RANDOM_EVERY 8u     /* one in so many workloads is a random one */
 #define STRIDE 769u         /* pairs are taken in this stride, so that a short run sees all kinds */
 
 struct job {
@@ -171,7 +171,7 @@ static void violation(const struct settings *set, const struct worker *w, const 
 static struct cuts_cfg cuts_of(const struct settings *set, const struct job *job, uint64_t n)
 {
 	bool is_random = job->workload.seed != 0;
-	struct cuts_cfg cfg = { .seed = set->seed + n, .singles = 24, .torn = 6, .random = 2, .second = 16 };
+	struct cuts_cfg cfg = { .seed = set->seed + n, .singles = 12, .torn = 3, .random = 1, .second = 24 };
 
 	if (is_random)
 		cfg = (struct cuts_cfg){ .seed = set->seed + n, .singles = 6, .torn = 3, .random = 1, .second = 32 };

@@ -8,7 +8,6 @@
 #include "workload.h"
 
 #define RUN_POOL_BYTES MEDIA_POOL_BYTES_MIN
-#define RUN_RING_BYTES MEDIA_RING_BYTES_MIN
 #define RUN_WHY_BYTES 8192u
 
 /* A pool after the set-up, everything in place; made once, started from by every workload. */

@@ -164,9 +164,15 @@ uint64_t session_close(struct session *s)
 
 /* ---------------------------------------------------------------- starts */
 
-static void format(struct pm *pm)
+/* The least ring is where wrapping is seen; a larger one lets streams grow before their share is used up. */
+static uint64_t ring_bytes(enum start which)
 {
-	struct copy_format fmt = { .hash_seed = 0x5eed, .created_ns = 1, .ring_bytes = RUN_RING_BYTES };
+	return which == START_RING_END ? MEDIA_RING_BYTES_MIN : 2 * MEDIA_RING_BYTES_MIN;
+}
+
+static void format(struct pm *pm, enum start which)
+{
+	struct copy_format fmt = { .hash_seed = 0x5eed, .created_ns = 1, .ring_bytes = ring_bytes(which) };
 	struct fs_state_omf state = { .epoch = le64_put(1) };
 	struct copy *copy;
 	uint32_t len;
@@ -205,7 +211,7 @@ static void run_to_ring_end(struct session *s)
 	do {
 		start_op(s, (struct op){ OP_CHMOD, "/a", NULL, 0, mode ^= 0100 });
 		start_op(s, (struct op){ .kind = OP_SYNC_ALL });
-	} while (ring_pos(s) + RING_END_BYTES < RUN_RING_BYTES);
+	} while (ring_pos(s) + RING_END_BYTES < copy_geom(s->copy)->ring_bytes);
 }
 
 static void fill_up(struct session *s)
@@ -253,7 +259,7 @@ void run_start_make(struct run_start *start, enum start which)
 
 	pools_make();
 	memset(local_pm.base, 0, RUN_POOL_BYTES);
-	format(&local_pm);
+	format(&local_pm, which);
 	model_init(&start->model);
 	start->bytes[TRACE_LOCAL] = bytes_of(&local_pm);
 	session_open(&s, start, &plain, &trace, &start->model, TRACE_DROP_NONE, why);
