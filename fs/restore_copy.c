@@ -1,16 +1,20 @@
-/* Bringing a whole copy over: summaries, block tables and used blocks of every group that was ever used, group by
- * group.
+/* Bringing a whole copy over: summaries, block tables and used blocks of every group that was ever used.
  *
- *   for each group:  table read and checked -> blocks read straight into the pool, pipelined over all lanes -> each
- *                    compared with its checksum -> table and summary stored -> fence -> page: this group is complete
+ *   all summaries -> table of the first group -> for each group: table of the next one, blocks straight into the pool
+ *                                                            |
+ *        queue of reads, READS_MAX at most:  newest --------------------------------> oldest --reap-->
+ *             a table: every entry checked     blocks: compared with their checksums, written back
+ *             a group's last: table and summary stored -> fence -> page: this group is complete
  *
- * All summaries are read first, and the table of the next group along with the blocks of this one: a lone read costs a
- * round trip and more, many at once cost their bytes.
+ * Reads run over all lanes and across groups without a pause: what has come is checked while later reads are on their
+ * way. They are reaped in the order they were started, so groups are completed in order. Three groups are at hand at a
+ * time: one whose reads are being started, the one before it, and the one whose table is read ahead.
  *
- * Interrupted anywhere, the page names the groups that are complete; the one under way is done again whole. A block
+ * Interrupted anywhere, the page names the groups that are complete; those under way are done again whole. A block
  * that does not match its checksum is taken from another source that holds the same, one by one. */
 #include "restore.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -19,18 +23,33 @@
 #include "log.h"
 
 #define RUN_BLKS_MAX 256u /* 1 MiB a read */
+#define READS_MAX 16u     /* two on their way on each lane, and two that follow at once */
+#define GROUPS_AT_HAND 3u
 
-struct group_copy {
+struct group {
+	struct media_entry_omf *table; /* MEDIA_GROUP_BLKS */
+	uint64_t group, first, len;    /* its blocks on the source */
+	uint64_t seq;                  /* summary */
+	uint32_t used;
+	unsigned reads;                /* not yet reaped */
+	bool table_there;              /* and checked */
+	bool busy;                     /* until it is complete, or needs nothing */
+};
+
+struct read {
+	struct group *group;
+	uint64_t blk;
+	uint32_t count; /* blocks; 0: the group's table */
+};
+
+struct copying {
 	struct copy *copy;
 	struct restore_source *source;
 	struct progress *progress;
 	struct media_summary_omf *summaries; /* of all groups, as the first source has them */
-	struct media_entry_omf *table;       /* MEDIA_GROUP_BLKS */
-	struct media_entry_omf *ahead;       /* table of group ahead_group, on its way or there */
-	uint64_t ahead_group;                /* UINT64_MAX: none */
-	uint64_t group, first, len;          /* its blocks on the source */
-	uint64_t seq;                        /* summary */
-	uint32_t used;
+	struct group groups[GROUPS_AT_HAND]; /* group n is at n-th used group % GROUPS_AT_HAND */
+	struct read reads[READS_MAX];        /* ring */
+	unsigned read_first, read_count;
 };
 
 static int source_read(struct repl_link *link, uint64_t off, void *dst, uint32_t len)
@@ -44,15 +63,14 @@ static int source_read(struct repl_link *link, uint64_t off, void *dst, uint32_t
 
 /* ---------------------------------------------------------------- table of a group */
 
-static int entry_at(const struct group_copy *g, uint64_t blk, struct copy_entry *entry)
+static int entry_at(const struct group *g, uint64_t blk, struct copy_entry *entry)
 {
 	return copy_entry_decode(blk, &g->table[blk - g->first], entry);
 }
 
 /* Every entry decodes, used ones lie in the local pool, and their number is the summary's. */
-static int table_check(const struct group_copy *g)
+static int table_check(const struct group *g, uint64_t limit)
 {
-	uint64_t limit = copy_geom(g->copy)->blk_count;
 	uint32_t used = 0;
 
 	for (uint64_t blk = g->first + MEDIA_GROUP_META_BLKS; blk < g->first + g->len; blk++) {
@@ -78,14 +96,15 @@ static int table_check(const struct group_copy *g)
 }
 
 /* Summary and table have arrived: are they whole? */
-static int table_accept(struct group_copy *g, const char *name, const struct media_summary_omf *summary)
+static int table_accept(
+	struct copying *c, struct group *g, const char *name, const struct media_summary_omf *summary)
 {
 	int err = 0;
 
 	if (copy_summary_decode(g->group, summary, &g->seq, &g->used))
 		err = errmsg_set(-EBADMSG, "replica %s: summary of group %" PRIu64 " is damaged", name, g->group);
 	if (!err && g->seq) {
-		err = table_check(g);
+		err = table_check(g, copy_geom(c->copy)->blk_count);
 		if (err)
 			errmsg_prefix(err, "replica %s", name);
 	}
@@ -94,7 +113,7 @@ static int table_accept(struct group_copy *g, const char *name, const struct med
 	return err;
 }
 
-static int table_read_from(struct group_copy *g, struct repl_link *link)
+static int table_read_from(struct copying *c, struct group *g, struct repl_link *link)
 {
 	struct media_summary_omf summary;
 	uint64_t off = media_off(g->first);
@@ -102,69 +121,24 @@ static int table_read_from(struct group_copy *g, struct repl_link *link)
 
 	if (!err)
 		err = source_read(link, off + MEDIA_BLOCK_BYTES, g->table, MEDIA_TABLE_BLKS * MEDIA_BLOCK_BYTES);
-	return err ? err : table_accept(g, link->name, &summary);
+	return err ? err : table_accept(c, g, link->name, &summary);
 }
 
-/* A group that was never used has an all-zero summary, in the first source's own words. */
-static bool never_used(const struct group_copy *g, uint64_t group)
+/* What has come, else from the first source that has it whole. */
+static int table_reap(struct copying *c, struct group *g)
 {
-	static const struct media_summary_omf zero;
+	int err = table_accept(c, g, c->source->links[0]->name, &c->summaries[g->group]);
 
-	return !memcmp(&g->summaries[group], &zero, sizeof(zero));
-}
-
-/* Starts reading the table of the next used group behind this one. */
-static int table_ahead(struct group_copy *g, uint64_t group)
-{
-	struct repl_link *link = g->source->links[0];
-
-	g->ahead_group = UINT64_MAX;
-	while (group < g->source->geom.group_count && never_used(g, group))
-		group++;
-	if (group >= g->source->geom.group_count)
-		return 0;
-	g->ahead_group = group;
-	return link->ops->read(link, media_off(media_group_blk(&g->source->geom, group) + 1), g->ahead,
-		MEDIA_TABLE_BLKS * MEDIA_BLOCK_BYTES);
-}
-
-/* What was read ahead, else from the first source that has it whole. */
-static int table_read(struct group_copy *g)
-{
-	int err = -EBADMSG;
-
-	if (g->ahead_group == g->group) {
-		struct media_entry_omf *table = g->ahead;
-
-		g->ahead = g->table;
-		g->table = table;
-		err = table_accept(g, g->source->links[0]->name, &g->summaries[g->group]);
-	}
-	for (unsigned i = 0; i < g->source->count && err && err != -ENOSPC; i++)
-		err = table_read_from(g, g->source->links[i]);
+	for (unsigned i = 0; i < c->source->count && err && err != -ENOSPC; i++)
+		err = table_read_from(c, g, c->source->links[i]);
+	if (!err && g->used && g->group >= copy_geom(c->copy)->group_count)
+		err = errmsg_set(-ENOSPC, "group %" PRIu64 " is in use and lies behind the end of the local pool",
+			g->group);
+	g->table_there = !err;
 	return err;
 }
 
-/* Every summary, and the first table. */
-static int summaries_read(struct group_copy *g)
-{
-	struct repl_link *link = g->source->links[0];
-	const struct media_geom *geom = &g->source->geom;
-	int err = 0;
-
-	for (uint64_t group = g->group; group < geom->group_count && !err; group++)
-		err = link->ops->read(
-			link, media_off(media_group_blk(geom, group)), &g->summaries[group], sizeof(*g->summaries));
-	if (!err)
-		err = link->ops->settle(link);
-	if (!err)
-		err = table_ahead(g, g->group);
-	if (!err)
-		err = link->ops->settle(link);
-	return err ? errmsg_prefix(err, "replica %s", link->name) : 0;
-}
-
-/* ---------------------------------------------------------------- blocks of a group */
+/* ---------------------------------------------------------------- content */
 
 static bool has_content(const struct copy_entry *entry)
 {
@@ -172,7 +146,7 @@ static bool has_content(const struct copy_entry *entry)
 }
 
 /* Blocks with content in a row from blk on. */
-static uint32_t run_len(const struct group_copy *g, uint64_t blk)
+static uint32_t run_len(const struct group *g, uint64_t blk)
 {
 	uint32_t count = 0;
 
@@ -186,43 +160,20 @@ static uint32_t run_len(const struct group_copy *g, uint64_t blk)
 	return count;
 }
 
-/* Starts reading all of the group's content to where it belongs. */
-static int blocks_read(struct group_copy *g)
-{
-	struct repl_link *link = g->source->links[0];
-	struct pm *pm = copy_pm(g->copy);
-	uint64_t blk = g->first + MEDIA_GROUP_META_BLKS;
-	int err = 0;
-
-	while (!err && blk < g->first + g->len) {
-		uint32_t count = run_len(g, blk);
-
-		if (count)
-			err = link->ops->read(
-				link, media_off(blk), pm->base + media_off(blk), count * MEDIA_BLOCK_BYTES);
-		blk += count ? count : 1;
-	}
-	if (!err)
-		err = table_ahead(g, g->group + 1);
-	if (!err)
-		err = link->ops->settle(link);
-	return err ? errmsg_prefix(err, "replica %s", link->name) : 0;
-}
-
 static bool content_good(const struct pm *pm, uint64_t blk, uint32_t csum)
 {
 	return csum_crc32c(0, pm_ptr(pm, media_off(blk)), MEDIA_BLOCK_BYTES) == csum;
 }
 
 /* The block from another source, the bad one being where it belongs already. */
-static int block_heal(struct group_copy *g, uint64_t blk, uint32_t csum)
+static int block_heal(struct copying *c, uint64_t blk, uint32_t csum)
 {
-	struct pm *pm = copy_pm(g->copy);
+	struct pm *pm = copy_pm(c->copy);
 
 	log_warn("restore: block 0x%" PRIx64 " of replica %s does not match its checksum", blk,
-		g->source->links[0]->name);
-	for (unsigned i = 1; i < g->source->count; i++) {
-		struct repl_link *link = g->source->links[i];
+		c->source->links[0]->name);
+	for (unsigned i = 1; i < c->source->count; i++) {
+		struct repl_link *link = c->source->links[i];
 
 		if (!source_read(link, media_off(blk), pm->base + media_off(blk), MEDIA_BLOCK_BYTES) &&
 			content_good(pm, blk, csum))
@@ -231,97 +182,206 @@ static int block_heal(struct group_copy *g, uint64_t blk, uint32_t csum)
 	return errmsg_set(-EBADMSG, "block 0x%" PRIx64 " matches its checksum on no replica", blk);
 }
 
-static int blocks_verify(struct group_copy *g)
+static int run_reap(struct copying *c, const struct read *read)
 {
-	struct pm *pm = copy_pm(g->copy);
+	struct pm *pm = copy_pm(c->copy);
+	uint64_t bytes = (uint64_t)read->count * MEDIA_BLOCK_BYTES;
 
-	for (uint64_t blk = g->first + MEDIA_GROUP_META_BLKS; blk < g->first + g->len; blk++) {
+	for (uint64_t blk = read->blk; blk < read->blk + read->count; blk++) {
 		struct copy_entry entry;
 		int err = 0;
 
-		(void)entry_at(g, blk, &entry);
-		if (!has_content(&entry))
-			continue;
+		(void)entry_at(read->group, blk, &entry);
 		if (!content_good(pm, blk, entry.csum))
-			err = block_heal(g, blk, entry.csum);
+			err = block_heal(c, blk, entry.csum);
 		if (err)
 			return err;
-		pm_flush(pm, media_off(blk), MEDIA_BLOCK_BYTES);
-		progress_add(g->progress, MEDIA_BLOCK_BYTES);
 	}
+	pm_flush(pm, media_off(read->blk), bytes);
+	progress_add(c->progress, bytes);
 	return 0;
 }
 
-/* ---------------------------------------------------------------- groups */
+/* ---------------------------------------------------------------- the queue of reads */
 
-static void table_store(struct group_copy *g)
+/* Waits for the oldest read and looks at what it brought. */
+static int reap(struct copying *c)
 {
-	uint64_t limit = copy_geom(g->copy)->blk_count;
+	struct repl_link *link = c->source->links[0];
+	struct read *read = &c->reads[c->read_first];
+	int err = link->ops->settle_old(link, c->read_count - 1);
+
+	if (err)
+		return errmsg_prefix(err, "replica %s", link->name);
+	c->read_first = (c->read_first + 1) % READS_MAX;
+	c->read_count--;
+	read->group->reads--;
+	return read->count ? run_reap(c, read) : table_reap(c, read->group);
+}
+
+static void table_store(struct copying *c, const struct group *g)
+{
+	uint64_t limit = copy_geom(c->copy)->blk_count;
 
 	for (uint64_t blk = g->first + MEDIA_GROUP_META_BLKS; blk < g->first + g->len && blk < limit; blk++) {
 		struct copy_entry entry;
 
 		(void)entry_at(g, blk, &entry);
-		copy_entry_put(g->copy, blk, &entry);
+		copy_entry_put(c->copy, blk, &entry);
 	}
-	copy_summary_put(g->copy, g->group, g->seq, g->used);
+	copy_summary_put(c->copy, g->group, g->seq, g->used);
 }
 
 /* (1) content, table and summary durable; power fails before: the page does not count the group, it is copied again.
  * (2) the page counts it. */
-static int group_finish(struct group_copy *g)
+static int group_finish(struct copying *c, struct group *g)
 {
-	struct copy_page page = *copy_page(g->copy);
-	int err = pm_fence(copy_pm(g->copy), PM_POINT_RESYNC);
+	struct copy_page page = *copy_page(c->copy);
+	int err;
 
+	g->busy = false;
+	if (!g->seq || g->group >= copy_geom(c->copy)->group_count)
+		return 0;
+	table_store(c, g);
+	err = pm_fence(copy_pm(c->copy), PM_POINT_RESYNC);
 	if (err)
 		return errmsg_set(err, "the local medium refused to make blocks durable");
 	page.sync_group = g->group + 1;
-	return copy_page_set(g->copy, &page);
+	return copy_page_set(c->copy, &page);
 }
 
-static int group_copy(struct group_copy *g)
+/* Reaps until the group, all of whose reads were started, is complete. */
+static int group_complete(struct copying *c, struct group *g)
 {
-	const struct media_geom *geom = &g->source->geom;
-	int err;
+	int err = 0;
 
-	g->first = media_group_blk(geom, g->group);
-	g->len = media_group_len(geom, g->group);
-	if (never_used(g, g->group))
-		return 0;
-	err = table_read(g);
-	if (err || !g->seq)
-		return err;
-	if (g->group >= copy_geom(g->copy)->group_count)
-		return g->used ? errmsg_set(-ENOSPC,
-					 "group %" PRIu64 " is in use and lies behind the end of the local pool",
-					 g->group)
-			       : 0;
-	err = blocks_read(g);
+	while (!err && g->reads)
+		err = reap(c);
+	return err || !g->busy ? err : group_finish(c, g);
+}
+
+static int read_start(struct copying *c, struct group *g, uint64_t blk, uint32_t count)
+{
+	struct repl_link *link = c->source->links[0];
+	uint64_t off = count ? media_off(blk) : media_off(g->first + 1);
+	void *dst = count ? (void *)(copy_pm(c->copy)->base + off) : g->table;
+	int err = c->read_count == READS_MAX ? reap(c) : 0;
+
 	if (!err)
-		err = blocks_verify(g);
+		err = link->ops->read(link, off, dst, (count ? count : MEDIA_TABLE_BLKS) * MEDIA_BLOCK_BYTES);
 	if (err)
 		return err;
-	table_store(g);
-	return group_finish(g);
+	c->reads[(c->read_first + c->read_count++) % READS_MAX] = (struct read){ g, blk, count };
+	g->reads++;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- groups */
+
+/* A group that was never used has an all-zero summary, in the first source's own words. */
+static bool never_used(const struct copying *c, uint64_t group)
+{
+	static const struct media_summary_omf zero;
+
+	return !memcmp(&c->summaries[group], &zero, sizeof(zero));
+}
+
+/* Starts with the first used group from *group on, which *group then is behind of. */
+static int group_begin(struct copying *c, struct group *g, uint64_t *group)
+{
+	const struct media_geom *geom = &c->source->geom;
+
+	while (*group < geom->group_count && never_used(c, *group))
+		++*group;
+	assert(!g->busy);
+	assert(!g->reads);
+	g->table_there = false;
+	g->busy = *group < geom->group_count;
+	if (!g->busy)
+		return 0;
+	g->group = *group;
+	g->first = media_group_blk(geom, *group);
+	g->len = media_group_len(geom, *group);
+	++*group;
+	return read_start(c, g, 0, 0);
+}
+
+/* Starts reading all of the group's content to where it belongs. */
+static int blocks_start(struct copying *c, struct group *g)
+{
+	uint64_t blk = g->first + MEDIA_GROUP_META_BLKS;
+	int err = 0;
+
+	while (!err && g->seq && blk < g->first + g->len) {
+		uint32_t count = run_len(g, blk);
+
+		if (count)
+			err = read_start(c, g, blk, count);
+		blk += count ? count : 1;
+	}
+	return err;
+}
+
+static int groups_copy(struct copying *c)
+{
+	uint64_t next = copy_page(c->copy)->sync_group;
+	unsigned at = 0;
+	int err = group_begin(c, &c->groups[0], &next);
+
+	while (!err && c->groups[at].busy) {
+		struct group *g = &c->groups[at], *ahead, *before;
+
+		at = (at + 1) % GROUPS_AT_HAND;
+		ahead = &c->groups[at];
+		before = &c->groups[(at + 1) % GROUPS_AT_HAND];
+		while (!err && !g->table_there)
+			err = reap(c);
+		if (!err)
+			err = group_begin(c, ahead, &next);
+		if (!err)
+			err = blocks_start(c, g);
+		if (!err)
+			err = group_complete(c, before);
+	}
+	for (unsigned i = 1; i <= GROUPS_AT_HAND && !err; i++)
+		err = group_complete(c, &c->groups[(at + i) % GROUPS_AT_HAND]);
+	return err;
+}
+
+/* Every summary. */
+static int summaries_read(struct copying *c)
+{
+	struct repl_link *link = c->source->links[0];
+	const struct media_geom *geom = &c->source->geom;
+	int err = 0;
+
+	for (uint64_t group = copy_page(c->copy)->sync_group; group < geom->group_count && !err; group++)
+		err = link->ops->read(
+			link, media_off(media_group_blk(geom, group)), &c->summaries[group], sizeof(*c->summaries));
+	if (!err)
+		err = link->ops->settle(link);
+	return err ? errmsg_prefix(err, "replica %s", link->name) : 0;
 }
 
 int restore_copy(struct copy *copy, struct restore_source *source, struct progress *progress)
 {
-	struct group_copy g = { .copy = copy, .source = source, .progress = progress, .ahead_group = UINT64_MAX };
+	struct copying c = { .copy = copy, .source = source, .progress = progress };
+	bool memory;
 	int err = -ENOMEM;
 
-	g.group = copy_page(copy)->sync_group;
-	g.summaries = calloc(source->geom.group_count, sizeof(*g.summaries));
-	g.table = calloc(MEDIA_TABLE_BLKS, MEDIA_BLOCK_BYTES);
-	g.ahead = calloc(MEDIA_TABLE_BLKS, MEDIA_BLOCK_BYTES);
-	if (g.summaries && g.table && g.ahead)
-		err = summaries_read(&g);
-	for (; g.group < source->geom.group_count && !err; g.group++)
-		err = group_copy(&g);
+	c.summaries = calloc(source->geom.group_count, sizeof(*c.summaries));
+	memory = c.summaries;
+	for (unsigned i = 0; i < GROUPS_AT_HAND; i++) {
+		c.groups[i].table = calloc(MEDIA_TABLE_BLKS, MEDIA_BLOCK_BYTES);
+		memory &= c.groups[i].table != NULL;
+	}
+	if (memory)
+		err = summaries_read(&c);
+	if (!err)
+		err = groups_copy(&c);
 	(void)source->links[0]->ops->settle(source->links[0]); /* nothing may arrive in what is freed now */
-	free(g.ahead);
-	free(g.table);
-	free(g.summaries);
+	for (unsigned i = 0; i < GROUPS_AT_HAND; i++)
+		free(c.groups[i].table);
+	free(c.summaries);
 	return err == -ENOMEM ? errmsg_set(err, "no memory for block tables") : err;
 }

@@ -71,6 +71,8 @@ struct repl_link_ops {
 	/* Waits for every outstanding read and write. 0, or the first failure. Blocks at most the link's deadline after the
 	 * last progress. */
 	int (*settle)(struct repl_link *link);
+	/* As settle, but for those that were started before the newest `young` ones; reads and writes only are outstanding. */
+	int (*settle_old)(struct repl_link *link, unsigned young);
 	/* One control request, blocking at most the link's deadline. */
 	int (*chain)(struct repl_link *link, uint64_t seq, struct copy_point *point);
 	int (*format)(struct repl_link *link, const struct copy_format *fmt);

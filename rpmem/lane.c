@@ -39,7 +39,7 @@ bool lane_full(const struct lane *lane)
 	return lane->op_count == LANE_OPS_MAX;
 }
 
-bool lane_busy(const struct lane *lane)
+unsigned lane_ops(const struct lane *lane)
 {
 	return lane->op_count;
 }

@@ -47,7 +47,7 @@ const struct lane_news *lane_news(const struct lane *lane);
 struct fab_ep *lane_ep(struct lane *lane);
 
 bool lane_full(const struct lane *lane);   /* no operation may be queued now */
-bool lane_busy(const struct lane *lane);   /* operations are queued or unanswered */
+unsigned lane_ops(const struct lane *lane); /* operations that are queued or unanswered */
 int lane_settled(struct lane *lane);       /* first_err, which it clears */
 
 /* Each queues one operation; -ENOMEM only. Memory named by the arguments stays as repl.h says. */

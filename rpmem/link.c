@@ -305,6 +305,7 @@ static const struct repl_link_ops link_ops = {
 	.read = link_read,
 	.write = link_write,
 	.settle = link_settle,
+	.settle_old = link_settle_old,
 	.chain = link_chain,
 	.format = link_format,
 	.fence = link_fence,

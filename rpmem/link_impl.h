@@ -43,6 +43,7 @@ int link_checkpoint(struct repl_link *pub, uint64_t upto);
 int link_read(struct repl_link *pub, uint64_t off, void *dst, uint32_t len);
 int link_write(struct repl_link *pub, const struct repl_range *ranges, unsigned count);
 int link_settle(struct repl_link *pub);
+int link_settle_old(struct repl_link *pub, unsigned young);
 int link_chain(struct repl_link *pub, uint64_t seq, struct copy_point *point);
 int link_format(struct repl_link *pub, const struct copy_format *fmt);
 int link_fence(struct repl_link *pub, uint64_t expected, uint64_t epoch, const uint8_t id[16]);

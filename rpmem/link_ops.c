@@ -125,27 +125,42 @@ int link_write(struct repl_link *pub, const struct repl_range *ranges, unsigned 
 	return err ? err : queued(link, lane_write(lane, ranges, count, false));
 }
 
-static bool lanes_busy(const struct session *session)
+/* How many of the newest `young` reads and writes are on a lane: they take turns. */
+static unsigned young_on(const struct link *link, unsigned lane, unsigned young)
 {
-	for (unsigned i = 0; i < session->lane_count; i++)
-		if (lane_busy(session->lanes[i]))
+	unsigned lanes = link->session->lane_count, newest = (link->turn - 1) % lanes;
+	unsigned behind = (newest + lanes - lane) % lanes; /* turns between the lane's newest and the newest */
+
+	return young > behind ? (young - behind - 1) / lanes + 1 : 0;
+}
+
+/* Whether an operation older than the newest `young` ones is unfinished: each lane finishes its own in order. */
+static bool old_unfinished(const struct link *link, unsigned young)
+{
+	for (unsigned i = 0; i < link->session->lane_count; i++)
+		if (lane_ops(link->session->lanes[i]) > young_on(link, i, young))
 			return true;
 	return false;
 }
 
-int link_settle(struct repl_link *pub)
+int link_settle_old(struct repl_link *pub, unsigned young)
 {
 	struct link *link = link_of(pub);
 	uint64_t trips = 0;
 	int err = link_ready(pub);
 
-	while (!err && lanes_busy(link->session)) {
+	while (!err && old_unfinished(link, young)) {
 		err = link_rest(link, trips != pub->count.round_trips);
 		trips = pub->count.round_trips;
 	}
 	for (unsigned i = 0; !err && i < link->session->lane_count; i++)
 		err = lane_settled(link->session->lanes[i]);
 	return err;
+}
+
+int link_settle(struct repl_link *pub)
+{
+	return link_settle_old(pub, 0);
 }
 
 /* ---------------------------------------------------------------- control requests */

@@ -109,7 +109,7 @@ static void all_down(void)
 /* Polls a lane until nothing is queued or unanswered. */
 static int lane_drain(struct lane *lane)
 {
-	while (lane_busy(lane)) {
+	while (lane_ops(lane)) {
 		int err = lane_poll(lane);
 
 		if (err)

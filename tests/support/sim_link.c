@@ -385,6 +385,12 @@ static int sim_settle(struct repl_link *pub)
 	return pub->state == REPL_UP ? 0 : -ENOTCONN;
 }
 
+static int sim_settle_old(struct repl_link *pub, unsigned young)
+{
+	(void)young; /* reads are done at once */
+	return sim_settle(pub);
+}
+
 static int sim_chain(struct repl_link *pub, uint64_t seq, struct copy_point *point)
 {
 	const struct copy *copy = of(pub)->target->copy;
@@ -475,6 +481,7 @@ static const struct repl_link_ops sim_ops = {
 	.read = sim_read,
 	.write = sim_write,
 	.settle = sim_settle,
+	.settle_old = sim_settle_old,
 	.chain = sim_chain,
 	.format = sim_format,
 	.fence = sim_fence,
