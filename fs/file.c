@@ -459,14 +459,40 @@ static int stage(struct fs *fs, struct vinode *v, enum alloc_class class, uint64
 	return err;
 }
 
-/* Links the stream first when a write of that many blocks would make its share of the ring too large. */
-static int share_keep(struct fs *fs, struct vinode *v, uint64_t blks)
+/* Map nodes that a write of the blocks first..last may add to the stream's share. */
+static int share_nodes(struct fs *fs, const struct vinode *v, uint64_t first, uint64_t last, uint64_t *nodes)
 {
-	uint64_t nodes = (blks / FS_NODE_PTRS + 2) * FS_HEIGHT_MAX;
-	uint64_t more = blks * STAGED_RECORD_BYTES + nodes * NODE_RECORD_BYTES;
+	struct fs_inode_omf inode;
+	int err = file_inode(fs, v->ino, &inode);
 
-	if (!v->dirty || v->record_bytes + more <= fs->geom.ring_bytes / STREAM_RING_SHARE)
+	*nodes = 0;
+	for (uint64_t node = first >> FS_NODE_SHIFT; node <= last >> FS_NODE_SHIFT && !err; node++) {
+		uint64_t blks = FS_HEIGHT_MAX;
+
+		if (node == v->reserved_node)
+			continue;
+		if (v->cut == UINT64_MAX)
+			err = map_cost(fs, &inode, node << FS_NODE_SHIFT, &blks);
+		*nodes += blks;
+	}
+	return err;
+}
+
+/* Links the stream first when a write of [at, at + len) would make its share of the ring too large. */
+static int share_keep(struct fs *fs, struct vinode *v, uint64_t at, uint64_t len)
+{
+	uint64_t first = at >> MEDIA_BLOCK_SHIFT, last = (at + (len ? len - 1 : 0)) >> MEDIA_BLOCK_SHIFT, nodes;
+	uint64_t share = fs->geom.ring_bytes / STREAM_RING_SHARE, more = (last - first + 1) * STAGED_RECORD_BYTES;
+	int err;
+
+	if (!v->dirty)
 		return 0;
+	nodes = ((last >> FS_NODE_SHIFT) - (first >> FS_NODE_SHIFT) + 1) * FS_HEIGHT_MAX;
+	if (v->record_bytes + more + nodes * NODE_RECORD_BYTES <= share)
+		return 0; /* even if every node were new */
+	err = share_nodes(fs, v, first, last, &nodes);
+	if (err || v->record_bytes + more + nodes * NODE_RECORD_BYTES <= share)
+		return err;
 	return stream_link_now(fs, v);
 }
 
@@ -517,7 +543,7 @@ static int write_piece(struct fs *fs, uint64_t ino, uint64_t at, const uint8_t *
 	int err = vinode_get(fs, ino, &v);
 
 	if (!err)
-		err = share_keep(fs, v, (len >> MEDIA_BLOCK_SHIFT) + 2);
+		err = share_keep(fs, v, at, len);
 	if (!err)
 		err = vinode_get(fs, ino, &v); /* linking may have let it go */
 	if (!err)
@@ -600,7 +626,7 @@ int fs_truncate(struct fs *fs, uint64_t ino, uint64_t size)
 		err = vinode_get(fs, ino, &v);
 	if (err)
 		return err;
-	err = share_keep(fs, v, 1);
+	err = share_keep(fs, v, size, 1);
 	if (!err)
 		err = vinode_get(fs, ino, &v);
 	if (!err)
