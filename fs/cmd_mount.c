@@ -222,7 +222,7 @@ static void on_reopen_log(void *ctx)
 		log_error("log %s: cannot be opened again: %s", m->args->log, strerror(-err));
 }
 
-static void log_fuse(enum fuse_log_level level, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static void log_fuse(enum fuse_log_level level, const char *fmt, va_list args)
 {
 	char line[512];
 

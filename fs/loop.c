@@ -276,7 +276,9 @@ static int commit_all(struct front *front)
 	if (err != 0)
 		return err;
 	while (!sync.done && front_now_ns() < by) {
-		if (replication_poll(front->repl) | fs_poll(front->fs))
+		bool answers = replication_poll(front->repl), moved = fs_poll(front->fs);
+
+		if (answers || moved)
 			continue;
 		count = replication_fds(front->repl, links);
 		for (unsigned i = 0; i < count; i++)

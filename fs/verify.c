@@ -10,8 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 #include "errmsg.h"
+#include "hash64.h"
 #include "log.h"
 #include "policy.h"
 #include "wire.h"

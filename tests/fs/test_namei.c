@@ -635,7 +635,7 @@ static void compare_dir(uint64_t dir)
 		at = model_find(dir, entry.name);
 		cr_assert_not_null(at, "%lu/%s should not be there", dir, entry.name);
 		cr_expect_eq(entry.ino, at->ino);
-		cr_expect_eq(DTTOIF(entry.type), at->type);
+		cr_expect_eq((mode_t)DTTOIF(entry.type), at->type);
 		count++;
 	}
 	cr_assert_eq(err, -ENOENT);
