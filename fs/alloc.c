@@ -2,8 +2,8 @@
  * by what is staged, linked or pending. A block freed in a group not looked at yet loads it first, while the table still
  * says used.
  *
- * Invariants: alloc.free counts the clear bits of all groups, those not looked at yet by their table; wait_ack is ordered by
- * freed_by, because commits settle in order. */
+ * Invariants: alloc.free counts the clear bits of all groups, those not looked at yet by their table; alloc.backed
+ * those of groups looked at alone; wait_ack is ordered by freed_by, because commits settle in order. */
 #include "alloc.h"
 
 #include <assert.h>
@@ -11,8 +11,10 @@
 #include <string.h>
 #include "errmsg.h"
 #include "fs_impl.h"
+#include "log.h"
 
 #define WORD_BITS 64u
+#define RETRY_NS 1000000000ull
 #define ROOMY_SHARE 8u       /* a group with 1/this of its blocks free is gone through again */
 #define WAIT_ACK_SLACK 1024u /* settled entries at the front before the list is moved down */
 
@@ -116,6 +118,9 @@ static int group_load(struct fs *fs, uint64_t g)
 
 	if (group->used)
 		return 0;
+	err = copy_back_group(fs->copy, g);
+	if (err)
+		return err;
 	used = calloc(2 * MEDIA_GROUP_BLKS / WORD_BITS, sizeof(*used));
 	if (!used)
 		return -ENOMEM;
@@ -127,6 +132,7 @@ static int group_load(struct fs *fs, uint64_t g)
 	group->used = used;
 	group->leaving = used + MEDIA_GROUP_BLKS / WORD_BITS;
 	group->full = group->free == 0;
+	fs->alloc.backed += group->free;
 	return 0;
 }
 
@@ -141,7 +147,9 @@ static int group_has_room(struct fs *fs, uint64_t g, bool *room)
 	*room = !group->full;
 	if (group->used || group->full)
 		return 0;
-	err = copy_summary_get(fs->copy, g, &seq, &used);
+	err = copy_back_group(fs->copy, g);
+	if (!err)
+		err = copy_summary_get(fs->copy, g, &seq, &used);
 	if (err)
 		return err;
 	group->full = used >= group->len - MEDIA_GROUP_META_BLKS;
@@ -151,22 +159,24 @@ static int group_has_room(struct fs *fs, uint64_t g, bool *room)
 
 /* ---------------------------------------------------------------- giving out */
 
-static uint64_t alloc_usable(const struct alloc *a, enum alloc_class class)
+/* In a sparse pool only what has space behind it counts, so that what is kept back and reserved can be relied on. */
+static uint64_t alloc_usable(const struct fs *fs, enum alloc_class class)
 {
-	uint64_t keep = 0;
+	const struct alloc *a = &fs->alloc;
+	uint64_t free = fs->pm->populate ? a->backed : a->free, keep = 0;
 
 	if (class == ALLOC_OVER)
 		keep = a->reserved + ALLOC_KEEP / 2;
 	else if (class != ALLOC_FREE)
 		keep = a->reserved + ALLOC_KEEP;
-	return a->free > keep ? a->free - keep : 0;
+	return free > keep ? free - keep : 0;
 }
 
 /* First free block of a group at or behind idx. */
 static bool group_search(struct fs *fs, uint64_t g, uint32_t idx, uint64_t *blk)
 {
 	const struct group *group = &fs->alloc.groups[g];
-	uint32_t i = group->full ? group->len : bit_find_clear(group->used, idx, group->len);
+	uint32_t i = group->full || !group->used ? group->len : bit_find_clear(group->used, idx, group->len);
 
 	if (i == group->len)
 		return false;
@@ -200,21 +210,41 @@ static int search_unseen(struct fs *fs, uint64_t *blk)
 	return -ENOSPC;
 }
 
+/* Free blocks for the class, at least want if there are that many. A sparse pool takes another group into use for them; when
+ * its file system is full, that is tried again RETRY_NS later. */
+static uint64_t alloc_obtain(struct fs *fs, enum alloc_class class, uint64_t want)
+{
+	struct alloc *a = &fs->alloc;
+	uint64_t usable = alloc_usable(fs, class), blk;
+
+	while (fs->pm->populate && usable < want && a->backed < a->free && fs_clock_ns() >= a->retry_ns) {
+		int err = search_unseen(fs, &blk);
+
+		if (err) {
+			log_warn("sparse pool: no further group can be used: %s: %s", errmsg_get(), strerror(-err));
+			a->retry_ns = fs_clock_ns() + RETRY_NS;
+		}
+		usable = alloc_usable(fs, class);
+	}
+	return usable;
+}
+
 /* Finds a free block near `from`. Memory that was in use lately is warm (page tables, caches) and a group already looked at costs
  * nothing, so that groups in use are gone through again, from the lowest, before a new one is begun. */
 static int alloc_search(struct fs *fs, uint64_t from, uint64_t *blk)
 {
 	uint64_t home = media_group_of(&fs->geom, from);
-	int err = group_load(fs, home);
+	bool sparse = fs->pm->populate; /* then alloc_obtain has taken groups into use as needed */
+	int err = sparse && !fs->alloc.groups[home].used ? -ENOSPC : group_load(fs, home);
 
-	if (err)
+	if (err && err != -ENOSPC)
 		return err;
-	if (group_search(fs, home, (uint32_t)(from - media_group_blk(&fs->geom, home)), blk))
+	if (!err && group_search(fs, home, (uint32_t)(from - media_group_blk(&fs->geom, home)), blk))
 		return 0;
 	for (uint64_t g = 0; g < fs->geom.group_count; g++)
 		if (group_is_roomy(&fs->alloc.groups[g]) && group_search(fs, g, 0, blk))
 			return 0;
-	err = search_unseen(fs, blk);
+	err = sparse ? -ENOSPC : search_unseen(fs, blk);
 	if (err != -ENOSPC)
 		return err;
 	for (uint64_t g = 0; g < fs->geom.group_count; g++)
@@ -235,6 +265,7 @@ static void alloc_mark(struct fs *fs, uint64_t blk)
 	group->free--;
 	group->full = group->free == 0;
 	fs->alloc.free--;
+	fs->alloc.backed--;
 }
 
 static void alloc_clear(struct fs *fs, uint64_t blk)
@@ -250,6 +281,7 @@ static void alloc_clear(struct fs *fs, uint64_t blk)
 	group->free++;
 	group->full = false;
 	fs->alloc.free++;
+	fs->alloc.backed++;
 }
 
 /* Keeps a cursor inside the pool. */
@@ -264,7 +296,7 @@ int alloc_block(struct fs *fs, enum alloc_class class, uint64_t *blk)
 	uint64_t *cursor = class == ALLOC_DATA ? &a->data_blk : &a->meta_blk;
 	int err;
 
-	if (!alloc_usable(a, class))
+	if (!alloc_obtain(fs, class, 1))
 		return -ENOSPC;
 	err = alloc_search(fs, *cursor, blk);
 	if (err)
@@ -277,7 +309,7 @@ int alloc_block(struct fs *fs, enum alloc_class class, uint64_t *blk)
 int alloc_run(struct fs *fs, enum alloc_class class, uint64_t want, uint64_t *blk, uint64_t *got)
 {
 	struct alloc *a = &fs->alloc;
-	uint64_t usable = alloc_usable(a, class), g, n;
+	uint64_t usable = alloc_obtain(fs, class, want), g, n;
 	struct group *group;
 	uint32_t i;
 	int err;
@@ -306,7 +338,7 @@ void alloc_undo(struct fs *fs, uint64_t blk)
 
 int alloc_reserve(struct fs *fs, uint64_t blks)
 {
-	if (blks > alloc_usable(&fs->alloc, ALLOC_META))
+	if (blks > alloc_obtain(fs, ALLOC_META, blks))
 		return -ENOSPC;
 	fs->alloc.reserved += blks;
 	return 0;
@@ -366,6 +398,7 @@ int alloc_recover_link(struct fs *fs, uint64_t blk)
 		return err;
 	bit_set(group->used, i);
 	group->free--; /* alloc.free counts it as used already: it is that of the head */
+	fs->alloc.backed--;
 	group->full = group->free == 0;
 	return 0;
 }

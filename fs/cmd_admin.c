@@ -78,7 +78,8 @@ static uint64_t realtime_ns(void)
 /* Format, first commit, then the same on every replica. */
 static int mkfs_copies(const struct poolset *set, const struct mkfs_args *args, struct pool *pool)
 {
-	const struct replication_cfg cfg = { .provider = args->provider, .command = cmd_rpmemd(set) };
+	const struct replication_cfg cfg = { .provider = args->provider, .command = cmd_rpmemd(set),
+					      .sparse = args->sparse };
 	struct copy_format fmt = {
 		.created_ns = realtime_ns(), .ring_bytes = args->ring_bytes,
 		.page = { .role = MEDIA_ROLE_PRIMARY, .state = MEDIA_CONSISTENT },

@@ -31,12 +31,13 @@ static int run(const char *set_path, struct restore_cfg *cfg, enum restore_exit 
 	return tell(code);
 }
 
-enum { OPT_FROM = 256, OPT_WITHOUT, OPT_FORCE, OPT_REPLACE, OPT_PROVIDER, OPT_COMMAND, OPT_QUIET };
+enum { OPT_FROM = 256, OPT_WITHOUT, OPT_FORCE, OPT_REPLACE, OPT_SPARSE, OPT_PROVIDER, OPT_COMMAND, OPT_QUIET };
 
 static const char restore_usage[] =
 	"POOLSET [options]\n"
 	"  --from NAME          the replica to restore from; default: the newest\n"
 	"  --replace            overwrite local parts that exist\n"
+	"  --sparse             parts that are made get space when it is first used\n"
 	"  --force --without NAME,...\n"
 	"                       restore although these copies, which were not asked, may have newer commits\n"
 	"  --provider NAME      tcp or verbs\n"
@@ -49,6 +50,7 @@ int cmd_restore(int argc, char **argv)
 		{ "without", required_argument, NULL, OPT_WITHOUT },
 		{ "force", no_argument, NULL, OPT_FORCE },
 		{ "replace", no_argument, NULL, OPT_REPLACE },
+		{ "sparse", no_argument, NULL, OPT_SPARSE },
 		{ "provider", required_argument, NULL, OPT_PROVIDER },
 		{ "command", required_argument, NULL, OPT_COMMAND },
 		{ "quiet", no_argument, NULL, OPT_QUIET },
@@ -71,6 +73,9 @@ int cmd_restore(int argc, char **argv)
 			break;
 		case OPT_REPLACE:
 			cfg.replace = true;
+			break;
+		case OPT_SPARSE:
+			cfg.sparse = true;
 			break;
 		case OPT_PROVIDER:
 			cfg.provider = optarg;

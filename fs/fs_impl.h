@@ -73,6 +73,8 @@ struct group { /* alloc.c */
 struct alloc { /* alloc.c */
 	struct group *groups;
 	uint64_t total, free, reserved;
+	uint64_t backed;   /* of free: in groups looked at, which in a sparse pool have their space */
+	uint64_t retry_ns; /* sparse: a group was refused its space, not asked for again before this */
 	uint64_t data_blk, meta_blk; /* where the next search starts */
 	VEC(struct pending) wait_ack; /* ordered by freed_by; index wait_ack_head is the oldest */
 	size_t wait_ack_head;
@@ -144,6 +146,9 @@ bool commit_is_empty(const struct fs *fs); /* nothing in the running commit */
 int commit_close(struct fs *fs);
 int commit_init(struct fs *fs);
 void commit_fini(struct fs *fs);
+bool commit_fits(struct fs *fs, uint64_t record_bytes); /* room for an operation, without closing */
+/* err, but -ENOSPC is -EAGAIN while a commit or a checkpoint will bring space: both are asked for. Polls. */
+int fs_space_wait(struct fs *fs, int err);
 void waiters_add(struct fs *fs, struct fs_waiter *waiter, uint64_t seq);
 bool waiters_answer(struct fs *fs);
 /* Replays settled records of at least bytes into place (at most what may be applied now). 0 or -EBADMSG/-EIO. */

@@ -34,6 +34,7 @@ struct replication_cfg {
 	uint32_t connect_ms;   /* of one attempt; 0: REPL_CONNECT_MS_DEFAULT */
 	uint32_t min_replicas; /* rule asked for, or REPLICATION_MIN_RECORDED */
 	bool spin;
+	bool sparse;    /* mkfs: parts get space when it is first used */
 	bool read_only; /* replicas are opened CTL_OPEN_RDONLY: compare and status only */
 	/* Tests: how links are made; NULL: repl_link_open. */
 	int (*link_open)(const struct poolset_replica *replica, const struct repl_cfg *cfg, struct repl_link **out);

@@ -87,7 +87,7 @@ static int links_open(
 		.lanes = 1,
 		.notice_ms = cfg->notice_ms ? cfg->notice_ms : REPL_NOTICE_MS_DEFAULT,
 		.connect_ms = cfg->connect_ms ? cfg->connect_ms : REPL_CONNECT_MS_DEFAULT,
-		.open_flags = replace ? CTL_OPEN_REPLACE : 0,
+		.open_flags = (replace ? CTL_OPEN_REPLACE : 0) | (cfg->sparse ? CTL_OPEN_SPARSE : 0),
 		.create = true,
 		.attr = attr,
 		.pool_size = bytes,

@@ -12,6 +12,7 @@ struct restore_cfg {
 	const char *from;               /* NULL: the newest */
 	const char *without;            /* with force: comma-separated names of the copies not asked */
 	bool force, replace;
+	bool sparse; /* local parts that are made get space when it is first used */
 	bool quiet; /* no progress */
 	int (*link_open)(
 		const struct poolset_replica *replica, const struct repl_cfg *cfg, struct repl_link **out); /* tests */

@@ -310,7 +310,7 @@ static int group_begin(struct copying *c, struct group *g, uint64_t *group)
 static int blocks_start(struct copying *c, struct group *g)
 {
 	uint64_t blk = g->first + MEDIA_GROUP_META_BLKS;
-	int err = 0;
+	int err = g->seq ? copy_back_group(c->copy, g->group) : 0;
 
 	while (!err && g->seq && blk < g->first + g->len) {
 		uint32_t count = run_len(g, blk);

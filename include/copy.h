@@ -66,6 +66,10 @@ int copy_format(struct pm *pm, const struct copy_format *fmt);
 int copy_open(struct pm *pm, bool read_only, struct copy **out);
 void copy_close(struct copy *copy);
 
+/* Before the first store to a group, or load from one that may be empty, by whoever opened the copy: in a sparse pool, gets
+ * space behind the whole group, once. -ENOSPC: the file system of the parts is full; nothing was taken. */
+int copy_back_group(struct copy *copy, uint64_t group);
+
 const struct media_geom *copy_geom(const struct copy *copy);
 const struct media_sb_omf *copy_sb(const struct copy *copy); /* newest, as on media */
 struct pm *copy_pm(struct copy *copy);

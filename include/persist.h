@@ -55,6 +55,9 @@ struct pm {
 	uint64_t len;           /* bytes */
 	enum pm_domain domain;
 	bool read_only;         /* a store is an assertion failure */
+	/* Sparse pools: gets space behind a range, where a store (or a load of a hole in memory) might raise SIGBUS.
+	 * -ENOSPC: the file system of the parts is full. NULL: the space is there. */
+	int (*populate)(struct pm *pm, uint64_t off, uint64_t len);
 	unsigned range_count;   /* PM_FILE only */
 	struct pm_range ranges[PM_FILE_RANGES_MAX];
 	int (*fail)(enum pm_point point); /* tests: a non-zero result makes that fence fail with it; NULL otherwise */

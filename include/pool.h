@@ -11,7 +11,7 @@
 
 enum pool_flags {
 	POOL_RDONLY = 1u,   /* mapped read-only, shared lock */
-	POOL_SPARSE = 2u,   /* create: ftruncate instead of posix_fallocate: stores may SIGBUS on a full file system */
+	POOL_SPARSE = 2u,   /* create: parts get space when it is first used (pm.populate), not at once */
 	POOL_REPLACE = 4u,  /* create: unlink existing part files first; they are locked before, so never a pool in use */
 	POOL_NOWAIT_LOCK = 8u, /* fail with -EBUSY at once instead of waiting up to POOL_LOCK_WAIT_MS */
 };
@@ -19,13 +19,14 @@ enum pool_flags {
 #define POOL_LOCK_WAIT_MS 10000u /* umount(2) cannot wait for a FUSE daemon: the next user waits for its lock */
 
 struct pool {
-	struct pm pm;
+	struct pm pm; /* first: pm.populate casts it back; set when a part has holes, however it came by them */
 	struct pool_attr attr; /* of the headers; zeros for NOHDRS */
 	unsigned part_count;
 	struct pool_part {
 		int fd;
 		char *path;     /* of the part file (inside the directory for directory parts) */
 		uint64_t map_off, map_len; /* pool range it backs */
+		uint64_t file_off;         /* where that range begins in the file */
 	} *parts;
 };
 

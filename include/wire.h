@@ -86,7 +86,8 @@ enum ctl_open_flags {
 	CTL_OPEN_RDONLY = 4u,   /* reads only: shared lock */
 	CTL_OPEN_REPLACE = 8u,  /* create: existing parts are replaced */
 	CTL_OPEN_NO_LANES = 16u,/* control only: no fabric is loaded */
-	CTL_OPEN_FLAGS_ALL = 31u,
+	CTL_OPEN_SPARSE = 32u,  /* create: parts get space when it is first used */
+	CTL_OPEN_FLAGS_ALL = 63u,
 };
 struct ctl_attr { /* struct pool_attr */
 	uint8_t signature[8]; uint32_t major, compat, incompat, ro_compat;

@@ -5,6 +5,7 @@
  * copy_reset. A failed fence is final: what the medium holds is unknown, so every later change is refused with -EIO. */
 #include "copy_impl.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -225,7 +226,30 @@ void copy_close(struct copy *copy)
 	items_drop(copy, copy->item_count);
 	free(copy->items);
 	free(copy->buf);
+	free(copy->backed);
 	free(copy);
+}
+
+int copy_back_group(struct copy *copy, uint64_t group)
+{
+	uint8_t bit = (uint8_t)(1u << group % 8);
+	int err;
+
+	assert(group < copy->geom.group_count);
+	if (!copy->pm->populate)
+		return 0;
+	if (!copy->backed)
+		copy->backed = calloc(copy->geom.group_count / 8 + 1, 1);
+	if (!copy->backed)
+		return errmsg_set(-ENOMEM, "copy: no memory");
+	if (copy->backed[group / 8] & bit)
+		return 0;
+	err = copy->pm->populate(copy->pm, media_off(media_group_blk(&copy->geom, group)),
+				 media_off(media_group_len(&copy->geom, group)));
+	if (err)
+		return errmsg_prefix(err, "group %llu", (ull)group);
+	copy->backed[group / 8] |= bit;
+	return 0;
 }
 
 /* ---------------------------------------------------------------------------------------------------- queries */

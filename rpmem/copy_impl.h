@@ -46,6 +46,7 @@ struct copy {
 	size_t item_first, item_count, item_cap;
 	uint8_t *buf; /* rec_max bytes: a record, or a batch of them */
 	uint64_t rec_max;
+	uint8_t *backed; /* sparse pools: bit for each group that has its space; NULL: none was asked for yet */
 };
 
 static inline struct copy_item *copy_item_at(const struct copy *copy, size_t idx)

@@ -20,6 +20,14 @@ typedef unsigned long long ull;
 /* ----------------------------------------------------------------------------------------------------- format */
 
 /* The old superblocks and page go first: a pool half formatted is no pool, never the one that was there before. */
+/* Space behind everything before the groups, which is stored to at any time. */
+static int front_back(struct pm *pm, const struct media_geom *geom)
+{
+	int err = pm->populate ? pm->populate(pm, 0, media_off(geom->group0_blk)) : 0;
+
+	return err ? errmsg_prefix(err, "journal") : 0;
+}
+
 int copy_format(struct pm *pm, const struct copy_format *fmt)
 {
 	static const struct copy_point start;
@@ -28,6 +36,8 @@ int copy_format(struct pm *pm, const struct copy_format *fmt)
 	struct media_geom geom;
 	int err = copy_geometry(pm->len, fmt->ring_bytes, &geom);
 
+	if (!err)
+		err = front_back(pm, &geom);
 	if (err)
 		return err;
 	for (uint64_t blk = MEDIA_PAGE_BLK; blk < MEDIA_RING_BLK; blk++)
@@ -274,6 +284,10 @@ int copy_open(struct pm *pm, bool read_only, struct copy **out)
 		err = page_open(copy);
 	if (!err && !copy->sb_alone)
 		err = sb_hold(copy, &older);
+	if (err)
+		goto close_copy;
+	if (!read_only)
+		err = front_back(pm, &copy->geom);
 	if (err)
 		goto close_copy;
 	copy->rec_max = copy->geom.ring_bytes / REDO_RING_SHARE;

@@ -8,11 +8,14 @@
  * MAP_SYNC is used wherever the kernel grants it: with it, flushed cache lines are durable without a system call. */
 #include "pool_map.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "errmsg.h"
+#include "pmem.h"
+#include "pool_part.h"
 
 #define PAGE_BYTES 4096u
 #define MAP_ALIGN (2ull << 20) /* a huge page of x86-64 and arm64 */
@@ -56,13 +59,13 @@ static enum pm_domain weaker(enum pm_domain a, enum pm_domain b)
 	return a == PM_FILE || b == PM_FILE ? PM_FILE : PM_PMEM;
 }
 
-static int map_part(const struct pool *pool, const struct pool_part *part, off_t file_off, bool read_only,
-		    enum pm_domain *domain)
+static int map_part(const struct pool *pool, const struct pool_part *part, bool read_only, enum pm_domain *domain)
 {
 	int prot = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
 	bool sync = map_sync_works(part->fd, prot);
 	int flags = MAP_FIXED | (sync ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED);
-	void *base = mmap(pool->pm.base + part->map_off, part->map_len, prot, flags, part->fd, file_off);
+	void *base = mmap(pool->pm.base + part->map_off, part->map_len, prot, flags, part->fd,
+			  (off_t)part->file_off);
 
 	if (base == MAP_FAILED) {
 		int err = -errno;
@@ -71,6 +74,40 @@ static int map_part(const struct pool *pool, const struct pool_part *part, off_t
 	}
 	*domain = pm_detect(part->fd, base, part->map_len, sync);
 	return 0;
+}
+
+/* pm.populate of a pool with holes. */
+static int pool_populate(struct pm *pm, uint64_t off, uint64_t len)
+{
+	struct pool *pool = (struct pool *)pm;
+
+	assert(off <= pm->len && len <= pm->len - off);
+	for (unsigned i = 0; i < pool->part_count; i++) {
+		const struct pool_part *part = &pool->parts[i];
+		uint64_t from = off > part->map_off ? off : part->map_off, end = off + len;
+		int err;
+
+		if (end > part->map_off + part->map_len)
+			end = part->map_off + part->map_len;
+		if (from >= end || pmdev_is_devdax(part->fd))
+			continue;
+		err = part_back(part->fd, part->path, part->file_off + from - part->map_off, end - from);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int holes_look(struct pool *pool)
+{
+	bool holes = false;
+	int err = 0;
+
+	for (unsigned i = 0; i < pool->part_count && !err && !holes; i++)
+		err = part_holes(pool->parts[i].fd, pool->parts[i].path, &holes);
+	if (holes)
+		pool->pm.populate = pool_populate;
+	return err;
 }
 
 int pool_map(struct pool *pool, uint64_t skip, bool read_only)
@@ -84,14 +121,15 @@ int pool_map(struct pool *pool, uint64_t skip, bool read_only)
 		return err;
 	pm_init(&pool->pm, base, last->map_off + last->map_len, PM_PMEM);
 	for (unsigned i = 0; i < pool->part_count; i++) {
-		err = map_part(pool, &pool->parts[i], i ? (off_t)skip : 0, read_only, &part_domain);
+		pool->parts[i].file_off = i ? skip : 0;
+		err = map_part(pool, &pool->parts[i], read_only, &part_domain);
 		if (err)
 			return err;
 		domain = i ? weaker(domain, part_domain) : part_domain;
 	}
 	pool->pm.domain = domain;
 	pool->pm.read_only = read_only;
-	return 0;
+	return read_only ? 0 : holes_look(pool);
 }
 
 void pool_unmap(struct pool *pool)

@@ -24,6 +24,8 @@
 #define LOCK_POLL_MS 5u
 #define REPLACED_TRIES_MAX 100u
 #define DIRECTORY_PART_NAME "000000.pmem" /* PMDK's name for the first file of a directory */
+#define PART_HEADER_BYTES 4096u
+#define STAT_BLOCK_BYTES 512u /* of st_blocks, on every file system */
 #define ZERO_CHECK_BYTES (1u << 20)
 
 static uint64_t now_ms(void)
@@ -213,6 +215,27 @@ int part_size(int fd, const char *path, uint64_t *bytes)
 	return 0;
 }
 
+int part_back(int fd, const char *path, uint64_t off, uint64_t len)
+{
+	while (fallocate(fd, 0, (off_t)off, (off_t)len)) {
+		if (errno == EOPNOTSUPP)
+			return 0; /* nothing can be promised here; as every program that maps files we hope for space */
+		if (errno != EINTR)
+			return fail(path, "allocate");
+	}
+	return 0;
+}
+
+int part_holes(int fd, const char *path, bool *holes)
+{
+	struct stat st;
+
+	if (fstat(fd, &st))
+		return fail(path, "fstat");
+	*holes = S_ISREG(st.st_mode) && (uint64_t)st.st_blocks * STAT_BLOCK_BYTES < (uint64_t)st.st_size;
+	return 0;
+}
+
 int part_allocate(int fd, const char *path, uint64_t size, bool sparse)
 {
 	do {
@@ -220,7 +243,7 @@ int part_allocate(int fd, const char *path, uint64_t size, bool sparse)
 		if (!sparse)
 			errno = posix_fallocate(fd, 0, (off_t)size); /* returns its error */
 		else if (!ftruncate(fd, (off_t)size))
-			return 0;
+			return part_back(fd, path, 0, PART_HEADER_BYTES);
 	} while (errno == EINTR);
 	return errno ? fail(path, "allocate") : 0;
 }

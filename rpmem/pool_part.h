@@ -28,8 +28,14 @@ void part_close(int fd);
 /* Bytes of a file or device dax. */
 int part_size(int fd, const char *path, uint64_t *bytes);
 
-/* Gives the file its size, with space behind every byte unless sparse. -ENOSPC, -EFBIG ... */
+/* Gives the file its size, with space behind every byte unless sparse (then behind the header). -ENOSPC, -EFBIG ... */
 int part_allocate(int fd, const char *path, uint64_t size, bool sparse);
+
+/* Gets space behind a range of the file that keeps what it holds; nothing where the file system cannot. -ENOSPC. */
+int part_back(int fd, const char *path, uint64_t off, uint64_t len);
+
+/* Whether some of the file has no space behind it. */
+int part_holes(int fd, const char *path, bool *holes);
 
 /* Whether every byte reads as zero; holes are not read. */
 int part_is_zero(int fd, const char *path, uint64_t size, bool *zero);

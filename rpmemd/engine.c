@@ -217,6 +217,43 @@ static bool ranges_in_groups(const struct media_geom *g, const struct lane_view 
 	return true;
 }
 
+/* Space behind a range that is to be touched; for a copy behind its whole groups. */
+static int range_back(const struct engine *e, uint64_t off, uint64_t len)
+{
+	const struct media_geom *g;
+	uint64_t group, last;
+	int err = 0;
+
+	if (!e->cfg.pm->populate || !len)
+		return 0;
+	if (!e->cfg.copy)
+		return e->cfg.pm->populate(e->cfg.pm, off, len);
+	g = copy_geom(e->cfg.copy);
+	last = media_group_of(g, (off + len - 1) >> MEDIA_BLOCK_SHIFT);
+	for (group = media_group_of(g, off >> MEDIA_BLOCK_SHIFT); group <= last && !err; group++)
+		err = copy_back_group(e->cfg.copy, group);
+	return err;
+}
+
+static int ranges_back(const struct engine *e, const struct lane_view *v)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < v->range_count && e->cfg.pm->populate && !err; i++)
+		err = range_back(e, le64_get(v->ranges[i].off), le32_get(v->ranges[i].len));
+	return err;
+}
+
+/* The blocks a record links: replay will store to them and to their tables, and cannot be refused then. */
+static int linked_back(const struct engine *e, const struct redo_view *r)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < r->linked_runs && e->cfg.pm->populate && !err; i++)
+		err = range_back(e, media_off(le64_get(r->linked[i].blk)), media_off(le32_get(r->linked[i].count)));
+	return err;
+}
+
 static void ranges_store(struct pm *pm, const struct lane_view *v)
 {
 	const uint8_t *src = v->payload;
@@ -324,6 +361,8 @@ static int commit_finish(struct call *c, const void *rec, const struct redo_view
 	if (r->seq != c->v.arg)
 		return errmsg_set(-EPROTO, "record %" PRIu64 " was announced as %" PRIu64, r->seq, c->v.arg);
 	err = record_admit(e->cfg.copy, r);
+	if (!err)
+		err = linked_back(e, r);
 	if (err)
 		return err;
 	if (!stored)
@@ -351,6 +390,9 @@ static int commit_step(struct call *c)
 
 	if (v->arg != copy_head(e->cfg.copy).seq + 1)
 		return errmsg_set(-EILSEQ, "does not continue head %" PRIu64, copy_head(e->cfg.copy).seq);
+	err = ranges_back(e, v);
+	if (err)
+		return err;
 	if (!whole)
 		ranges_store(e->cfg.pm, v);
 	if (v->flags & LANE_MORE)
@@ -407,6 +449,7 @@ static int op_write(struct call *c)
 {
 	struct engine *e = c->e;
 	struct copy *copy = e->cfg.copy;
+	int err;
 
 	if (e->cfg.fs && !copy)
 		return errmsg_set(-EPERM, "not formatted yet");
@@ -414,6 +457,9 @@ static int op_write(struct call *c)
 		return errmsg_set(-EPERM, "a consistent copy changes by commits only");
 	if (copy && !ranges_in_groups(copy_geom(copy), &c->v))
 		return errmsg_set(-EPROTO, "a range lies outside the groups");
+	err = ranges_back(e, &c->v);
+	if (err)
+		return err;
 	ranges_store(e->cfg.pm, &c->v);
 	return pm_fence(e->cfg.pm, copy ? PM_POINT_RESYNC : PM_POINT_USER);
 }
@@ -440,8 +486,12 @@ static int op_deep(struct call *c)
 static int op_read(struct call *c)
 {
 	uint32_t len = le32_get(c->v.ranges->len);
+	struct pm *pm = c->e->cfg.pm;
+	int err = pm->populate ? pm->populate(pm, le64_get(c->v.ranges->off), len) : 0; /* a hole in memory costs a page */
 
-	memcpy(c->read_buf, pm_ptr(c->e->cfg.pm, le64_get(c->v.ranges->off)), len);
+	if (err)
+		return err;
+	memcpy(c->read_buf, pm_ptr(pm, le64_get(c->v.ranges->off)), len);
 	c->read_bytes = len;
 	return 0;
 }

@@ -320,7 +320,7 @@ int lanes_open(const struct lanes_cfg *cfg, struct ctl_session *session, struct 
 	if (!lanes)
 		return -ENOMEM;
 	lanes->cfg = *cfg;
-	lanes->rma = true;
+	lanes->rma = !cfg->pm->populate; /* a one-sided write into a hole would be for the medium to refuse, by SIGBUS */
 	err = fab_listen(cfg->provider, cfg->bind_address, &lanes->fab, &port);
 	if (err)
 		goto free_lanes;

@@ -49,8 +49,8 @@ static int request_check(const struct ctl_msg *req)
 	const struct ctl_open *open = &req->u.open;
 	struct pool_attr attr;
 
-	if (req->type == CTL_OPEN && open->flags & CTL_OPEN_REPLACE)
-		return errmsg_set(-ERANGE, "replacing parts goes with create");
+	if (req->type == CTL_OPEN && open->flags & (CTL_OPEN_REPLACE | CTL_OPEN_SPARSE))
+		return errmsg_set(-ERANGE, "how parts are made goes with create");
 	if (req->type == CTL_CREATE && open->flags & CTL_OPEN_RDONLY)
 		return errmsg_set(-ERANGE, "a new pool cannot be read-only");
 	store_attr_get(&open->attr, &attr);

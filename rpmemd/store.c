@@ -233,7 +233,8 @@ static unsigned lock_flags(const struct ctl_open *req)
 
 int store_create(const char *pool_dir, const struct ctl_open *req, struct stored *out)
 {
-	unsigned flags = lock_flags(req) | (req->flags & CTL_OPEN_REPLACE ? POOL_REPLACE : 0);
+	unsigned flags = lock_flags(req) | (req->flags & CTL_OPEN_REPLACE ? POOL_REPLACE : 0) |
+			 (req->flags & CTL_OPEN_SPARSE ? POOL_SPARSE : 0);
 	struct stored s = { 0 };
 	struct pool_attr attr;
 	int err = set_claim(pool_dir, req, &s.set);

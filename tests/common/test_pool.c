@@ -451,3 +451,43 @@ Test(pool, close_of_nothing)
 {
 	pool_close(NULL);
 }
+
+static uint64_t bytes_behind(const struct pool *pool, unsigned part)
+{
+	struct stat st;
+
+	cr_assert_eq(fstat(pool->parts[part].fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+/* Space is asked for across the border of two parts, and again after the pool was opened anew; a full pool never asks. */
+Test(pool, sparse_parts_get_space_where_it_is_asked_for)
+{
+	struct poolset *set = SET("", "8M", "a", "8M", "b");
+	struct pool *pool = created(set, &fs_attr, POOL_SPARSE);
+	uint64_t before = bytes_behind(pool, 0);
+
+	cr_expect_leq(before, 65536, "the header's page, rounded as the file system does");
+	cr_assert(pool->pm.populate);
+	cr_assert_eq(pool->pm.populate(&pool->pm, 7 * MIB, 2 * MIB), 0, "%s", errmsg_get());
+	cr_expect_geq(bytes_behind(pool, 0), before + MIB);
+	cr_expect_leq(bytes_behind(pool, 0), before + MIB + 65536);
+	cr_expect_geq(bytes_behind(pool, 1), MIB);
+	cr_expect_leq(bytes_behind(pool, 1), MIB + 2 * 65536);
+	pool_close(pool);
+	pool = opened(set, POOL_RDONLY);
+	cr_expect_null(pool->pm.populate, "nothing is stored through a read-only mapping");
+	pool_close(pool);
+	pool = opened(set, 0);
+	cr_assert(pool->pm.populate);
+	cr_assert_eq(pool->pm.populate(&pool->pm, 0, pool->pm.len), 0);
+	pool_close(pool);
+	pool = opened(set, 0);
+	cr_expect_null(pool->pm.populate, "no hole is left");
+	pool_close(pool);
+	cr_assert_eq(pool_remove(set, 0, false), 0);
+	pool = created(set, &fs_attr, 0);
+	cr_expect_null(pool->pm.populate);
+	pool_close(pool);
+	poolset_free(set);
+}

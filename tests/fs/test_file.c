@@ -329,3 +329,64 @@ Test(file, random_operations_on_a_small_ring, .init = setup_small_ring, .fini = 
 {
 	random_run(2, 1500);
 }
+
+#define SPARSE_POOL (640 * MIB)
+
+static uint64_t space_limit; /* no space behind pool bytes from here on */
+static unsigned space_asked;
+
+static int limited_populate(struct pm *pm, uint64_t off, uint64_t len)
+{
+	cr_assert_leq(off + len, pm->len);
+	space_asked++;
+	return off + len > space_limit ? errmsg_set(-ENOSPC, "allocate: no space") : 0;
+}
+
+static void setup_sparse(void)
+{
+	core_rig_make(&rig, SPARSE_POOL, 0);
+	rig.pm.populate = limited_populate;
+	space_limit = 300 * MIB; /* journal and two groups */
+	cr_assert_eq(core_rig_crash(&rig), 0, "%s", errmsg_get());
+	make_file();
+}
+
+/* A full file system below a sparse pool: ENOSPC where SIGBUS would come, what was acknowledged stays, deleting works, and
+ * space that comes back is used. */
+Test(file, sparse_pool_without_space_behind_it_is_full, .init = setup_sparse, .fini = teardown)
+{
+	size_t chunk = 1 * MIB, written = 0, done = 0;
+	uint8_t *buf = malloc(chunk);
+	unsigned asked;
+	int err = 0;
+
+	cr_assert(buf);
+	memset(buf, 0x5a, chunk);
+	while (!err && written < SPARSE_POOL) {
+		done = 0;
+		err = CORE_RIG_TRY(&rig, fs_write(rig.fs, ino, written, buf, chunk, &done));
+		written += err ? 0 : chunk;
+	}
+	cr_assert_eq(err, -ENOSPC, "%d %s", err, errmsg_get());
+	cr_expect_geq(written, 240 * MIB, "only %zu MiB went in", written / (size_t)MIB);
+	cr_expect_lt(written, space_limit);
+	asked = space_asked;
+	for (unsigned i = 0; i < 100; i++) {
+		done = 0;
+		cr_expect_eq(CORE_RIG_TRY(&rig, fs_write(rig.fs, ino, written, buf, chunk, &done)), -ENOSPC);
+	}
+	cr_expect_leq(space_asked, asked + 2, "asked %u times more", space_asked - asked);
+	cr_assert_eq(CORE_RIG_TRY(&rig, fs_truncate(rig.fs, ino, chunk)), 0);
+	put(0, buf, chunk);
+	cr_expect_eq(core_rig_sync(&rig, ino), -ENOSPC, "failed writes are told until the file is closed");
+	fs_released(rig.fs, ino);
+	cr_assert_eq(fs_opened(rig.fs, ino), 0);
+	cr_expect_eq(core_rig_sync(&rig, ino), 0, "%s", errmsg_get());
+	core_rig_quiesce(&rig); /* what was cut off is reclaimed */
+	space_limit = UINT64_MAX;
+	cr_assert_eq(core_rig_crash(&rig), 0, "%s", errmsg_get());
+	cr_assert_eq(fs_opened(rig.fs, ino), 0);
+	for (written = chunk; written < 400 * MIB; written += chunk)
+		put(written, buf, chunk);
+	free(buf);
+}

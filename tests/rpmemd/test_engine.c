@@ -613,3 +613,44 @@ Test(engine, truncated_messages_never_crash)
 	}
 	cr_expect(block_is(first_blk, 0));
 }
+
+static bool no_space;
+static unsigned space_asked;
+
+static int limited_populate(struct pm *of, uint64_t off, uint64_t len)
+{
+	(void)of;
+	(void)off;
+	(void)len;
+	space_asked++;
+	return no_space ? -ENOSPC : 0;
+}
+
+/* A sparse pool whose file system is full takes no byte of a commit, as one message or as a train, and goes on when there is
+ * space again; a group's space is asked for once. */
+Test(engine, a_full_file_system_below_a_sparse_pool_is_no_space)
+{
+	struct rec r = record(first_blk, 1, 7);
+
+	pm.populate = limited_populate;
+	no_space = true;
+	commit_req(&r, first_blk, 7);
+	cr_expect_eq(send_ok(), WIRE_NO_SPACE);
+	cr_expect(block_is(first_blk, 0));
+	for (unsigned i = 0; i < 2; i++) {
+		req(0, LANE_COMMIT, 1);
+		range(media_off(first_blk), 4096, LANE_RANGE_INLINE);
+		payload(page_of[7], 4096);
+		piece(r.bytes, i ? 64 : 0, i ? r.len - 64 : 64, r.len);
+		cr_expect_eq(send_ok(), WIRE_NO_SPACE);
+		cr_expect(block_is(first_blk, 0));
+	}
+	no_space = false;
+	commit_req(&r, first_blk, 7);
+	cr_expect_eq(send_ok(), WIRE_OK);
+	space_asked = 0;
+	r = record(first_blk + 1, 1, 8);
+	commit_req(&r, first_blk + 1, 8);
+	cr_expect_eq(send_ok(), WIRE_OK);
+	cr_expect_eq(space_asked, 0);
+}

@@ -297,3 +297,18 @@ Test(store, takeover_of_a_free_or_missing_part_is_nothing)
 	cr_assert_eq(create("a.set"), 0);
 	cr_expect_eq(takeover_end(part), 0);
 }
+
+Test(store, a_sparse_pool_takes_no_space_before_it_is_used)
+{
+	struct ctl_open r = request("a.set");
+	struct stored s;
+	struct stat st;
+
+	r.flags = CTL_OPEN_FS | CTL_OPEN_SPARSE;
+	cr_assert_eq(store_create(dir, &r, &s), 0);
+	cr_expect(s.pool->pm.populate);
+	store_close(&s);
+	cr_assert_eq(stat(part, &st), 0);
+	cr_expect_eq(st.st_size, 8 << 20);
+	cr_expect_lt(st.st_blocks, 256);
+}
