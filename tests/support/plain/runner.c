@@ -14,6 +14,7 @@
 
 static struct plain_test *first, **last = &first;
 static volatile bool failed;
+static void (*fini)(void); /* of the test under way; NULL once it runs */
 
 void plain_add(struct plain_test *test)
 {
@@ -28,20 +29,29 @@ static void say(const char *head, const char *fmt, va_list args)
 	fputc('\n', stderr);
 }
 
-void plain_check(bool holds, bool fatal, const char *file, int line, const char *what, const char *fmt, ...)
+/* What a test made is taken away however it ends, a crash apart. */
+static _Noreturn void end(int status)
+{
+	void (*once)(void) = fini;
+
+	fini = NULL;
+	if (once)
+		once();
+	exit(failed ? 1 : status);
+}
+
+void plain_failed(bool fatal, const char *file, int line, const char *what, const char *fmt, ...)
 {
 	va_list args;
 	char head[512];
 
-	if (holds)
-		return;
 	failed = true;
 	snprintf(head, sizeof(head), "%s:%d: %s: ", file, line, what);
 	va_start(args, fmt);
 	say(head, fmt, args);
 	va_end(args);
 	if (fatal)
-		exit(1);
+		end(1);
 }
 
 void plain_skip(const char *fmt, ...)
@@ -51,7 +61,7 @@ void plain_skip(const char *fmt, ...)
 	va_start(args, fmt);
 	say("skipping: ", fmt, args);
 	va_end(args);
-	exit(SKIPPED);
+	end(SKIPPED);
 }
 
 static const struct plain_opts *suite_opts(const char *suite)
@@ -68,15 +78,13 @@ static _Noreturn void child(const struct plain_test *test, const struct plain_op
 {
 	double limit = test->opts.timeout ? test->opts.timeout : suite->timeout;
 	void (*init)(void) = test->opts.init ? test->opts.init : suite->init;
-	void (*fini)(void) = test->opts.fini ? test->opts.fini : suite->fini;
 
+	fini = test->opts.fini ? test->opts.fini : suite->fini;
 	alarm(limit ? (unsigned)limit * 4 + 1 : LIMIT_S_DEFAULT); /* limits are meant for plain builds */
 	if (init)
 		init();
 	test->run();
-	if (fini)
-		fini();
-	exit(failed);
+	end(0);
 }
 
 /* 0: passed; 1: failed; SKIPPED. */

@@ -31,7 +31,7 @@ struct plain_test {
 };
 
 void plain_add(struct plain_test *test);
-void plain_check(bool holds, bool fatal, const char *file, int line, const char *what, const char *fmt, ...);
+void plain_failed(bool fatal, const char *file, int line, const char *what, const char *fmt, ...);
 _Noreturn void plain_skip(const char *fmt, ...);
 
 #define PLAIN_REGISTER(id, ...)                                                             \
@@ -44,7 +44,12 @@ _Noreturn void plain_skip(const char *fmt, ...);
 	static void s##_##n##_body(void)
 #define TestSuite(s, ...) PLAIN_REGISTER(s##_suite, { .suite = #s, .opts = { __VA_ARGS__ } })
 
-#define PLAIN_CHECK(holds, fatal, what, ...) plain_check(holds, fatal, __FILE__, __LINE__, what, "" __VA_ARGS__)
+/* The message's arguments are evaluated after the condition, and only when it does not hold, as Criterion does. */
+#define PLAIN_CHECK(holds, fatal, what, ...)                                                \
+	do {                                                                                \
+		if (!(holds))                                                               \
+			plain_failed(fatal, __FILE__, __LINE__, what, "" __VA_ARGS__);     \
+	} while (0)
 
 #define cr_assert(c, ...)             PLAIN_CHECK(!!(c), true, #c, __VA_ARGS__)
 #define cr_expect(c, ...)             PLAIN_CHECK(!!(c), false, #c, __VA_ARGS__)
