@@ -75,53 +75,110 @@ static uint64_t realtime_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* Format, first commit, then the same on every replica. */
-static int mkfs_copies(const struct poolset *set, const struct mkfs_args *args, struct pool *pool)
+/* What mkfs has in hand between its steps. */
+struct mkfs {
+	const struct poolset *set;
+	const struct mkfs_args *args;
+	struct fs_state_omf *state;    /* as planned */
+	struct copy_page page;         /* of the local copy */
+	struct replication_made *made; /* NULL: no replica, or not made yet */
+	struct pool *pool;
+};
+
+/* What can be refused before anything is touched. */
+static int mkfs_plan(struct mkfs *m)
 {
-	const struct replication_cfg cfg = { .provider = args->provider, .command = cmd_rpmemd(set),
-					      .sparse = args->sparse };
-	struct copy_format fmt = {
-		.created_ns = realtime_ns(), .ring_bytes = args->ring_bytes,
-		.page = { .role = MEDIA_ROLE_PRIMARY, .state = MEDIA_CONSISTENT },
+	int err;
+
+	m->state = calloc(1, sizeof(*m->state));
+	if (m->state == NULL)
+		return -ENOMEM;
+	m->page.role = MEDIA_ROLE_PRIMARY;
+	m->page.state = MEDIA_CONSISTENT;
+	csum_random(m->page.instance, sizeof(m->page.instance));
+	err = replication_plan(m->set, (uint32_t)m->args->min_replicas, m->page.instance, m->state);
+	m->page.fence_epoch = le64_get(m->state->epoch);
+	memcpy(m->page.fence_id, m->state->epoch_id, sizeof(m->page.fence_id));
+	return err;
+}
+
+/* Empty pools on the replicas; nothing when that was done, or when there are none. */
+static int mkfs_replicas(struct mkfs *m)
+{
+	const struct replication_cfg cfg = {
+		.provider = m->args->provider, .command = cmd_rpmemd(m->set), .sparse = m->args->sparse,
 	};
-	struct fs_state_omf *state = calloc(1, sizeof(*state));
+	int err;
+
+	if (m->set->replica_count == 1 || m->made != NULL)
+		return 0;
+	err = replication_make(m->set, &cfg, poolset_replica_bytes(m->set, &m->set->replicas[0]), m->args->force, &m->made);
+	if (err == -EEXIST)
+		errmsg_set(err, "%s\n  rpmemfs mkfs --force replaces it and everything in it", errmsg_get());
+	return err;
+}
+
+/* With --force: the local pool is not in use, and every replica is there, before old local parts go. */
+static int mkfs_before_replacing(struct mkfs *m)
+{
+	struct pool *old = NULL;
+	int err = pool_open(m->set, 0, POOL_NOWAIT_LOCK, &old);
+
+	pool_close(old);
+	return err == -EBUSY ? err : mkfs_replicas(m);
+}
+
+/* Format, first commit, then the same on every replica. */
+static int mkfs_copies(struct mkfs *m)
+{
+	struct copy_format fmt = { .created_ns = realtime_ns(), .ring_bytes = m->args->ring_bytes, .page = m->page };
 	struct copy *copy = NULL;
 	void *rec = NULL;
 	uint32_t len;
 	int err;
 
-	if (state == NULL)
-		return -ENOMEM;
 	csum_random(fmt.content_uuid, sizeof(fmt.content_uuid));
 	csum_random(&fmt.hash_seed, sizeof(fmt.hash_seed));
-	csum_random(fmt.page.instance, sizeof(fmt.page.instance));
-	err = replication_plan(set, (uint32_t)args->min_replicas, fmt.page.instance, state);
-	if (err != 0)
-		goto free_state;
-	fmt.page.fence_epoch = le64_get(state->epoch);
-	memcpy(fmt.page.fence_id, state->epoch_id, sizeof(fmt.page.fence_id));
-	err = copy_format(&pool->pm, &fmt);
+	err = copy_format(&m->pool->pm, &fmt);
 	if (err == 0)
-		err = copy_open(&pool->pm, false, &copy);
+		err = copy_open(&m->pool->pm, false, &copy);
 	if (err != 0)
-		goto free_state;
-	err = fs_format(copy, state, 0755, getuid(), getgid(), &rec, &len);
-	if (err == 0 && set->replica_count > 1)
-		err = replication_format(set, &cfg, copy, state, rec, len, args->force);
-	if (err == -EEXIST)
-		errmsg_set(err, "%s\n  rpmemfs mkfs --force replaces it and everything in it", errmsg_get());
+		return err;
+	err = fs_format(copy, m->state, 0755, getuid(), getgid(), &rec, &len);
+	if (err == 0)
+		err = mkfs_replicas(m);
+	if (err == 0 && m->made != NULL)
+		err = replication_format(m->made, copy, m->state, rec, len);
 	copy_close(copy);
 	free(rec);
-free_state:
-	free(state);
 	return err;
+}
+
+static int mkfs_run(const struct poolset *set, const struct mkfs_args *args)
+{
+	struct mkfs m = { .set = set, .args = args };
+	char why[ERRMSG_BYTES_MAX];
+	int err = mkfs_plan(&m);
+
+	if (err == 0 && args->force)
+		err = mkfs_before_replacing(&m);
+	if (err == 0)
+		err = mkfs_pool(set, args, &m.pool);
+	if (err == 0)
+		err = mkfs_copies(&m);
+	snprintf(why, sizeof(why), "%s", errmsg_get());
+	replication_made_close(m.made);
+	pool_close(m.pool);
+	if (err != 0 && m.pool != NULL)
+		(void)pool_remove(set, 0, true); /* half a pool is of no use */
+	free(m.state);
+	return err != 0 && why[0] != '\0' ? errmsg_set(err, "%s", why) : err;
 }
 
 int cmd_mkfs(int argc, char **argv)
 {
 	struct mkfs_args args;
 	struct poolset *set;
-	struct pool *pool;
 	int err, code = mkfs_parse(argc, argv, &args);
 
 	if (code != CMD_OK)
@@ -129,20 +186,9 @@ int cmd_mkfs(int argc, char **argv)
 	err = poolset_read(args.path, &set);
 	if (err != 0)
 		return cmd_failed(err);
-	err = mkfs_pool(set, &args, &pool);
-	if (err != 0) {
-		code = cmd_failed(err);
-		goto free_set;
-	}
-	err = mkfs_copies(set, &args, pool);
-	pool_close(pool);
-	if (err != 0) {
-		code = cmd_failed(err);
-		(void)pool_remove(set, 0, true); /* half a pool is of no use; what failed was told above */
-	}
-free_set:
+	err = mkfs_run(set, &args);
 	poolset_free(set);
-	return code;
+	return err != 0 ? cmd_failed(err) : CMD_OK;
 }
 
 /* ---------------------------------------------------------------- info */

@@ -126,12 +126,18 @@ void replication_status(const struct replication *r, struct replication_status *
 int replication_plan(
 	const struct poolset *set, uint32_t min_replicas, const uint8_t local_instance[16], struct fs_state_omf *state);
 
-/* Creates every remote replica of the poolset, at least as long as the local pool, formats it with the local copy's
- * identity and gives it the first commit (rec of fs_format). All are connected before any is formatted. On failure
- * errmsg names the replica; what was created there stays (replace: made anew next time). -EEXIST: has one already, and
- * no replace. */
-int replication_format(const struct poolset *set, const struct replication_cfg *cfg, struct copy *copy,
-	const struct fs_state_omf *state, const void *rec, uint32_t len, bool replace);
+struct replication_made;
+
+/* Creates an empty pool of at least bytes on every remote replica of the poolset. On failure errmsg names the replica;
+ * what was created on others stays (replace: made anew next time). -EEXIST: has one already, and no replace. set must
+ * outlive *out. */
+int replication_make(const struct poolset *set, const struct replication_cfg *cfg, uint64_t bytes, bool replace,
+	struct replication_made **out);
+/* Formats each with the local copy's identity and gives it the first commit (rec of fs_format). -EFBIG: one is shorter
+ * than the local pool; nothing was formatted. */
+int replication_format(struct replication_made *made, struct copy *copy, const struct fs_state_omf *state, const void *rec,
+	uint32_t len);
+void replication_made_close(struct replication_made *made); /* ends the sessions; NULL is allowed */
 
 /* ---------------------------------------------------------------- end */
 

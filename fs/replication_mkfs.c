@@ -1,6 +1,6 @@
-/* mkfs of the replicas: created, formatted with the local copy's identity, and given the first commit. All are
- * connected before the first is formatted, so that a name that cannot be reached leaves the others as they were
- * created. */
+/* mkfs of the replicas, in two steps: all are connected and created; then each is formatted with the local copy's
+ * identity and given the first commit. Whoever replaces local parts does so between them, so that a replica that cannot
+ * be reached leaves those as they were. */
 #include "replication.h"
 
 #include <errno.h>
@@ -13,7 +13,7 @@
 
 #define LOCAL_NAME "local"
 
-struct mkfs {
+struct replication_made {
 	const struct poolset *set;
 	struct repl_link *links[POOLSET_REPLICAS_MAX]; /* by index in the poolset */
 };
@@ -79,7 +79,7 @@ int replication_plan(
 /* ---------------------------------------------------------------- creating */
 
 static int links_open(
-	struct mkfs *m, const struct replication_cfg *cfg, const struct pool_attr *attr, uint64_t bytes, bool replace)
+	struct replication_made *m, const struct replication_cfg *cfg, const struct pool_attr *attr, uint64_t bytes, bool replace)
 {
 	struct repl_cfg rc = {
 		.provider = cfg->provider,
@@ -107,7 +107,7 @@ static int link_failed(const struct repl_link *link)
 	return errmsg_set(link->err, "replica %s: %s", link->name, link->err_text);
 }
 
-static int links_wait(struct mkfs *m)
+static int links_wait(struct replication_made *m)
 {
 	int err = 0;
 
@@ -140,7 +140,7 @@ static int replica_format(
 }
 
 /* The first commit: metadata only, so all its bytes are lines of the record. */
-static int commit_first(struct mkfs *m, const void *rec, uint32_t len)
+static int commit_first(struct replication_made *m, const void *rec, uint32_t len)
 {
 	struct repl_commit commit = { .seq = 1, .rec = rec, .rec_len = len };
 	int err;
@@ -159,25 +159,58 @@ static int commit_first(struct mkfs *m, const void *rec, uint32_t len)
 	return 0;
 }
 
-int replication_format(const struct poolset *set, const struct replication_cfg *cfg, struct copy *copy,
-	const struct fs_state_omf *state, const void *rec, uint32_t len, bool replace)
+void replication_made_close(struct replication_made *m)
 {
-	struct mkfs m = { .set = set };
+	if (!m)
+		return;
+	for (unsigned i = 1; i < m->set->replica_count; i++) {
+		if (m->links[i])
+			m->links[i]->ops->close(m->links[i]);
+	}
+	free(m);
+}
+
+int replication_make(const struct poolset *set, const struct replication_cfg *cfg, uint64_t bytes, bool replace,
+	struct replication_made **out)
+{
+	struct replication_made *m = calloc(1, sizeof(*m));
 	struct pool_attr attr = { .signature = POOLHDR_FS_SIGNATURE, .major = POOLHDR_FS_MAJOR };
 	int err;
 
+	if (!m)
+		return -ENOMEM;
+	m->set = set;
 	csum_random(attr.poolset_uuid, sizeof(attr.poolset_uuid));
 	csum_random(attr.uuid, sizeof(attr.uuid));
-	err = links_open(&m, cfg, &attr, copy_pm(copy)->len, replace);
+	err = links_open(m, cfg, &attr, bytes, replace);
 	if (!err)
-		err = links_wait(&m);
-	for (unsigned i = 1; i < set->replica_count && !err; i++)
-		err = replica_format(m.links[i], copy, state, state->members[i].instance);
-	if (!err)
-		err = commit_first(&m, rec, len);
-	for (unsigned i = 1; i < set->replica_count; i++) {
-		if (m.links[i])
-			m.links[i]->ops->close(m.links[i]);
-	}
+		err = links_wait(m);
+	if (err)
+		replication_made_close(m);
+	else
+		*out = m;
 	return err;
+}
+
+/* The local pool's length may be known only now: that of a device. */
+static int lengths_check(const struct replication_made *m, uint64_t bytes)
+{
+	for (unsigned i = 1; i < m->set->replica_count; i++) {
+		const struct repl_link *link = m->links[i];
+
+		if (link->peer.pool_size < bytes)
+			return errmsg_set(-EFBIG, "replica %s: the pool there has %" PRIu64 " bytes, %" PRIu64 " are needed",
+				link->name, link->peer.pool_size, bytes);
+	}
+	return 0;
+}
+
+int replication_format(struct replication_made *m, struct copy *copy, const struct fs_state_omf *state, const void *rec,
+	uint32_t len)
+{
+	int err = lengths_check(m, copy_pm(copy)->len);
+
+	for (unsigned i = 1; i < m->set->replica_count && !err; i++)
+		err = replica_format(m->links[i], copy, state, state->members[i].instance);
+	return err ? err : commit_first(m, rec, len);
 }

@@ -35,6 +35,7 @@ static void mkfs(uint64_t ring_bytes)
 {
 	struct copy_format fmt = { .hash_seed = 1, .ring_bytes = ring_bytes };
 	struct fs_state_omf state = { .magic = "" };
+	struct replication_made *made;
 	void *rec;
 	uint32_t len;
 
@@ -47,7 +48,9 @@ static void mkfs(uint64_t ring_bytes)
 	cr_assert_eq(copy_format(&pm, &fmt), 0, "%s", errmsg_get());
 	cr_assert_eq(copy_open(&pm, false, &copy), 0, "%s", errmsg_get());
 	cr_assert_eq(fs_format(copy, &state, 0755, 0, 0, &rec, &len), 0, "%s", errmsg_get());
-	cr_assert_eq(replication_format(set, &cfg, copy, &state, rec, len, false), 0, "%s", errmsg_get());
+	cr_assert_eq(replication_make(set, &cfg, copy_pm(copy)->len, false, &made), 0, "%s", errmsg_get());
+	cr_assert_eq(replication_format(made, copy, &state, rec, len), 0, "%s", errmsg_get());
+	replication_made_close(made);
 	free(rec);
 	copy_close(copy);
 	copy = NULL;

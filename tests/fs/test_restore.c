@@ -33,6 +33,7 @@ static void mkfs(void)
 	struct pool_attr attr = { .signature = POOLHDR_FS_SIGNATURE, .major = POOLHDR_FS_MAJOR };
 	struct copy_format fmt = { .hash_seed = 1 };
 	struct fs_state_omf state = { .magic = "" };
+	struct replication_made *made;
 	void *rec;
 	uint32_t len;
 
@@ -45,7 +46,9 @@ static void mkfs(void)
 	cr_assert_eq(copy_format(&pool->pm, &fmt), 0, "%s", errmsg_get());
 	cr_assert_eq(copy_open(&pool->pm, false, &copy), 0, "%s", errmsg_get());
 	cr_assert_eq(fs_format(copy, &state, 0755, 0, 0, &rec, &len), 0, "%s", errmsg_get());
-	cr_assert_eq(replication_format(set, &cfg, copy, &state, rec, len, false), 0, "%s", errmsg_get());
+	cr_assert_eq(replication_make(set, &cfg, copy_pm(copy)->len, false, &made), 0, "%s", errmsg_get());
+	cr_assert_eq(replication_format(made, copy, &state, rec, len), 0, "%s", errmsg_get());
+	replication_made_close(made);
 	free(rec);
 	copy_close(copy);
 	pool_close(pool);
