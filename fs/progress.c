@@ -1,4 +1,5 @@
-/* Progress of something long, for a human: a bar that is redrawn on a terminal, plain lines for logs. */
+/* Progress of something long, for a human: a bar that is redrawn on a terminal, plain lines for logs; one line with the
+ * sum at the end. */
 #include "restore.h"
 
 #include <inttypes.h>
@@ -79,6 +80,16 @@ static void line(const struct progress *p)
 	fprintf(stderr, "%s: %u%%, %.0f MiB/s, %" PRIu64 " s left\n", p->what, percent(p), mib, left);
 }
 
+static void last_line(const struct progress *p)
+{
+	uint64_t left;
+	double mib;
+
+	rate(p, &mib, &left);
+	fprintf(stderr, "%s: %.0f MiB in %.1f s, %.0f MiB/s\n", p->what, (double)p->done / 1048576,
+		(double)(now_ms() - p->start_ms) / 1000, mib);
+}
+
 void progress_add(struct progress *p, uint64_t bytes)
 {
 	if (!p)
@@ -87,7 +98,7 @@ void progress_add(struct progress *p, uint64_t bytes)
 	if (p->tty) {
 		if (now_ms() - p->drawn_ms >= REDRAW_MS)
 			draw(p);
-	} else if (percent(p) / 10 > p->tenth) {
+	} else if (percent(p) / 10 > p->tenth && percent(p) < 100) {
 		p->tenth = percent(p) / 10;
 		line(p);
 	}
@@ -103,5 +114,7 @@ void progress_end(struct progress *p, bool done)
 		draw(p);
 		fputc('\n', stderr);
 	}
+	if (done)
+		last_line(p);
 	free(p);
 }

@@ -460,7 +460,8 @@ static int resume(struct restore *rs)
 static int create(struct restore *rs, struct copy_format *fmt, bool replace)
 {
 	struct pool_attr attr = { .signature = POOLHDR_FS_SIGNATURE, .major = POOLHDR_FS_MAJOR };
-	int err = pool_create(rs->set, 0, &attr, (replace ? POOL_REPLACE : 0) | (rs->cfg->sparse ? POOL_SPARSE : 0), &rs->pool);
+	unsigned flags = POOL_COLD | (replace ? POOL_REPLACE : 0) | (rs->cfg->sparse ? POOL_SPARSE : 0);
+	int err = pool_create(rs->set, 0, &attr, flags, &rs->pool);
 
 	if (err == -EEXIST)
 		return refused("%s; --replace to overwrite it", errmsg_get());

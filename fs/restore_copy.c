@@ -21,6 +21,7 @@
 #include <string.h>
 #include "errmsg.h"
 #include "log.h"
+#include "warm.h"
 
 #define RUN_BLKS_MAX 256u /* 1 MiB a read */
 #define READS_MAX 16u     /* two on their way on each lane, and two that follow at once */
@@ -46,6 +47,7 @@ struct copying {
 	struct copy *copy;
 	struct restore_source *source;
 	struct progress *progress;
+	struct warm *warm;
 	struct media_summary_omf *summaries; /* of all groups, as the first source has them */
 	struct group groups[GROUPS_AT_HAND]; /* group n is at n-th used group % GROUPS_AT_HAND */
 	struct read reads[READS_MAX];        /* ring */
@@ -219,6 +221,12 @@ static int reap(struct copying *c)
 	return read->count ? run_reap(c, read) : table_reap(c, read->group);
 }
 
+/* A group without used blocks may lie behind the end of the local pool. */
+static bool has_place(const struct copying *c, const struct group *g)
+{
+	return g->seq && g->group < copy_geom(c->copy)->group_count;
+}
+
 static void table_store(struct copying *c, const struct group *g)
 {
 	uint64_t limit = copy_geom(c->copy)->blk_count;
@@ -240,7 +248,7 @@ static int group_finish(struct copying *c, struct group *g)
 	int err;
 
 	g->busy = false;
-	if (!g->seq || g->group >= copy_geom(c->copy)->group_count)
+	if (!has_place(c, g))
 		return 0;
 	table_store(c, g);
 	err = pm_fence(copy_pm(c->copy), PM_POINT_RESYNC);
@@ -306,13 +314,30 @@ static int group_begin(struct copying *c, struct group *g, uint64_t *group)
 	return read_start(c, g, 0, 0);
 }
 
+/* Bytes from the group's first block with content to behind its last one: nearly all of them are read. */
+static void group_warm(const struct copying *c, const struct group *g)
+{
+	uint64_t first = g->first + MEDIA_GROUP_META_BLKS, end = g->first + g->len;
+
+	while (first < end && !run_len(g, first))
+		first++;
+	while (end > first && !run_len(g, end - 1))
+		end--;
+	warm_ask(c->warm, media_off(first), media_off(end) - media_off(first));
+}
+
 /* Starts reading all of the group's content to where it belongs. */
 static int blocks_start(struct copying *c, struct group *g)
 {
 	uint64_t blk = g->first + MEDIA_GROUP_META_BLKS;
-	int err = g->seq ? copy_back_group(c->copy, g->group) : 0;
+	int err = 0;
 
-	while (!err && g->seq && blk < g->first + g->len) {
+	if (!has_place(c, g))
+		return 0;
+	err = copy_back_group(c->copy, g->group);
+	if (!err)
+		group_warm(c, g);
+	while (!err && blk < g->first + g->len) {
 		uint32_t count = run_len(g, blk);
 
 		if (count)
@@ -371,6 +396,7 @@ int restore_copy(struct copy *copy, struct restore_source *source, struct progre
 
 	c.summaries = calloc(source->geom.group_count, sizeof(*c.summaries));
 	memory = c.summaries;
+	c.warm = warm_begin(copy_pm(copy));
 	for (unsigned i = 0; i < GROUPS_AT_HAND; i++) {
 		c.groups[i].table = calloc(MEDIA_TABLE_BLKS, MEDIA_BLOCK_BYTES);
 		memory &= c.groups[i].table != NULL;
@@ -379,6 +405,7 @@ int restore_copy(struct copy *copy, struct restore_source *source, struct progre
 		err = summaries_read(&c);
 	if (!err)
 		err = groups_copy(&c);
+	warm_end(c.warm);
 	(void)source->links[0]->ops->settle(source->links[0]); /* nothing may arrive in what is freed now */
 	for (unsigned i = 0; i < GROUPS_AT_HAND; i++)
 		free(c.groups[i].table);

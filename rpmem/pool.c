@@ -461,7 +461,7 @@ static int create_parts(struct build *b, const struct pool_attr *attr)
  * somebody's fsync. Only a hint: an error (no such advice before Linux 5.14) costs nothing but that time. */
 static void pool_warm(const struct pool *pool, unsigned flags)
 {
-	if (pool->pm.domain == PM_MEMORY && !(flags & POOL_SPARSE))
+	if (pool->pm.domain == PM_MEMORY && !(flags & (POOL_SPARSE | POOL_COLD)))
 		(void)madvise(pool->pm.base, pool->pm.len, MADV_POPULATE_WRITE);
 }
 
