@@ -78,12 +78,12 @@ static const char *short_hash(const struct hash128 *hash, char text[9])
 static bool point_at(const struct copy *copy, uint64_t seq, struct copy_point *point)
 {
 	const struct copy_rec *rec = copy_find(copy, seq);
+	struct copy_point tail = copy_tail(copy);
 
-	if (seq == copy_tail(copy).seq)
-		*point = copy_tail(copy);
-	else if (rec)
-		*point = rec->at;
-	return rec || seq == copy_tail(copy).seq;
+	if (seq != tail.seq && !rec)
+		return false;
+	*point = seq == tail.seq ? tail : rec->at;
+	return true;
 }
 
 static bool point_equal(const struct copy_point *a, const struct copy_point *b)

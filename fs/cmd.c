@@ -79,7 +79,7 @@ const char *cmd_rpmemd(const struct poolset *set)
 	slash = strrchr(path, '/');
 	if (slash == NULL || strpbrk(path, " \t'\"\\") != NULL) /* it will be split into words */
 		return NULL;
-	strcpy(slash, "/rpmemd");
+	memcpy(slash, "/rpmemd", sizeof("/rpmemd")); /* there is room for it behind PATH_MAX */
 	return access(path, X_OK) == 0 ? path : NULL;
 }
 
@@ -145,6 +145,7 @@ static int map_private(struct cmd_local *local)
 		const struct pool_part *part = &pool->parts[i];
 		off_t off = i != 0 && headers ? POOLHDR_BYTES : 0;
 
+		/* cppcheck-suppress leakReturnValNotUsed ; into the range at base, which is kept */
 		if (mmap(base + part->map_off, part->map_len, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, part->fd, off) == MAP_FAILED)
 			return errmsg_set(-errno, "part %s: records wait to be replayed, and it cannot be mapped privately for "

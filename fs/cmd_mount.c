@@ -92,6 +92,7 @@ static bool parse_log(const char *path, char **out)
 {
 	char cwd[PATH_MAX];
 
+	free(*out); /* the last of several --log counts */
 	if (path[0] == '/' || strcmp(path, "-") == 0 || strcmp(path, "syslog:") == 0)
 		*out = strdup(path);
 	else if (getcwd(cwd, sizeof(cwd)) == NULL || asprintf(out, "%s/%s", cwd, path) < 0)

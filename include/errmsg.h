@@ -17,4 +17,16 @@ const char *errmsg_get(void);
 
 void errmsg_clear(void);
 
+/* What is said is a failure: clang's analyzer need not follow paths on which it returns 0. */
+#ifdef __clang_analyzer__
+static inline int errmsg_failure(int err)
+{
+	if (err >= 0)
+		__builtin_unreachable();
+	return err;
+}
+#define errmsg_set(err, ...) errmsg_failure((errmsg_set)(err, __VA_ARGS__))
+#define errmsg_prefix(err, ...) errmsg_failure((errmsg_prefix)(err, __VA_ARGS__))
+#endif
+
 #endif

@@ -10,7 +10,7 @@
 
 static _Thread_local char text[ERRMSG_BYTES_MAX];
 
-int errmsg_set(int err, const char *fmt, ...)
+int (errmsg_set)(int err, const char *fmt, ...)
 {
 	int saved = errno;
 	char next[ERRMSG_BYTES_MAX];
@@ -35,7 +35,7 @@ static void append(char to[ERRMSG_BYTES_MAX], const char *more)
 	to[used + len] = '\0';
 }
 
-int errmsg_prefix(int err, const char *fmt, ...)
+int (errmsg_prefix)(int err, const char *fmt, ...)
 {
 	int saved = errno;
 	char next[ERRMSG_BYTES_MAX];

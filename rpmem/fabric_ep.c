@@ -37,7 +37,9 @@ static void *pages_new(size_t bytes)
 {
 	void *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	return mem == MAP_FAILED ? NULL : mem;
+	if (mem == MAP_FAILED)
+		return NULL;
+	return mem;
 }
 
 static int slots_init(struct fab_ep *ep, struct fab_slots *slots, enum fab_ctx_kind kind, unsigned count, size_t bytes)

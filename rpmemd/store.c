@@ -45,7 +45,9 @@ static int dir_open(const char *pool_dir)
 {
 	int fd = open(pool_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-	return fd < 0 ? errmsg_set(-errno, "pool directory %s: %s", pool_dir, strerror(errno)) : fd;
+	if (fd < 0)
+		return errmsg_set(-errno, "pool directory %s: %s", pool_dir, strerror(errno));
+	return fd;
 }
 
 static int file_open(const char *pool_dir, const char *name)

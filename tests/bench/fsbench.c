@@ -401,7 +401,7 @@ static double median(double *values, size_t count)
 
 static void run(const struct workload *work, int fd, const char *path, unsigned rounds)
 {
-	double medians[ROUNDS_MAX], p99s[ROUNDS_MAX], rates[ROUNDS_MAX];
+	double medians[ROUNDS_MAX] = { 0 }, p99s[ROUNDS_MAX] = { 0 }, rates[ROUNDS_MAX] = { 0 };
 
 	for (unsigned i = 0; i < rounds; i++) {
 		struct result result = work->round(fd, path);

@@ -56,8 +56,7 @@ static struct fi_info *get_info(const char *port, uint64_t flags)
 {
 	struct fi_info *hints = fi_allocinfo(), *info;
 
-	if (!hints)
-		peer_must("fi_allocinfo", -FI_ENOMEM);
+	peer_must("fi_allocinfo", hints ? 0 : -FI_ENOMEM);
 	hints->ep_attr->type = FI_EP_MSG;
 	hints->caps = FI_MSG | FI_RMA;
 	hints->addr_format = FI_SOCKADDR_IN;

@@ -36,7 +36,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TSAN_SLOWDOWN 5 /* ThreadSanitizer's manual says 5 to 15 times; the limits are far above what tests take */
+#define TSAN_SLOWDOWN 15 /* ThreadSanitizer's manual says 5 to 15 times */
 #define TSAN_TESTS_MAX 512
 
 /* A test and a suite take the same options. Zero means not said. */
