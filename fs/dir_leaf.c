@@ -204,7 +204,7 @@ static unsigned entry_encode(const struct dir_entry *entry, uint8_t bytes[ENTRY_
 	struct fs_dirent_omf *omf = (struct fs_dirent_omf *)bytes;
 	unsigned count = name_slots(entry->name_len);
 
-	memset(bytes, 0, count * MEDIA_LINE_BYTES);
+	memset(bytes, 0, (size_t)count * MEDIA_LINE_BYTES);
 	omf->key = le64_put(entry->key);
 	omf->ino = le64_put(entry->ino);
 	omf->gen = le32_put(entry->gen);
@@ -240,7 +240,7 @@ int dir_leaf_insert(struct fs *fs, uint64_t blk, const struct dir_entry *entry)
 	err = maps_put(fs, shadow, le64_get(leaf->used) | slots_mask(at, count), le64_get(leaf->start) | 1ull << at);
 	if (err)
 		return err;
-	return block_put(fs, shadow, offsetof(struct fs_dir_leaf_omf, slots) + at * MEDIA_LINE_BYTES, bytes,
+	return block_put(fs, shadow, offsetof(struct fs_dir_leaf_omf, slots) + (size_t)at * MEDIA_LINE_BYTES, bytes,
 		count * MEDIA_LINE_BYTES);
 }
 
@@ -275,7 +275,7 @@ int dir_leaf_replace(struct fs *fs, uint64_t blk, unsigned slot, uint64_t ino, u
 	head.ino = le64_put(ino);
 	head.gen = le32_put(gen);
 	head.type = type;
-	return block_put(fs, shadow, offsetof(struct fs_dir_leaf_omf, slots) + slot * MEDIA_LINE_BYTES, &head,
+	return block_put(fs, shadow, offsetof(struct fs_dir_leaf_omf, slots) + (size_t)slot * MEDIA_LINE_BYTES, &head,
 		FS_DIRENT_HEAD_BYTES);
 }
 

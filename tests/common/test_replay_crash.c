@@ -72,9 +72,11 @@ static void note_stored(void *ctx, uint64_t off, const void *bytes, uint64_t len
 	(void)bytes;
 	for (uint64_t at = first; at < behind; at += 8) {
 		if (word_count == word_cap) {
+			void *more = realloc(words, (word_cap ? word_cap * 2 : 4096) * sizeof(*words));
+
+			cr_assert_not_null(more);
+			words = more;
 			word_cap = word_cap ? word_cap * 2 : 4096;
-			words = realloc(words, word_cap * sizeof(*words));
-			cr_assert_not_null(words);
 		}
 		words[word_count].off = at;
 		memcpy(&words[word_count++].value, rig.pm.base + at, 8);
