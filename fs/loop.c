@@ -239,8 +239,11 @@ static void round_idle(struct loop *loop, bool moved)
 	loop->idle_work |= moved; /* a commit that landed may be what a step waited for */
 	came = sleep_for(loop, moved || loop->idling ? 0 : loop->idle_work ? IDLE_MS : -1);
 	loop->idling = false;
-	if (!came && !moved && loop->idle_work)
+	if (!came && !moved && loop->idle_work) {
 		loop->idling = loop->idle_work = fs_idle(loop->front->fs);
+		/* a step frees space without a commit: nothing else would wake what is parked for it */
+		front_retry(loop->front);
+	}
 }
 
 static bool over(const struct loop *loop)
