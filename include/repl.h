@@ -81,7 +81,7 @@ struct repl_link_ops {
 	int (*checkpoint_all)(struct repl_link *link);
 	int (*reset)(struct repl_link *link, const struct copy_point *at, uint64_t used_blks);
 	int (*refresh)(struct repl_link *link); /* STATUS again: peer is up to date */
-	/* Ends the session in order (CLOSE) and frees the link. Blocks at most the deadline. */
+	/* Ends the session in order (CLOSE) and frees the link. Blocks at most the deadline, and not at all when DOWN. */
 	void (*close)(struct repl_link *link);
 };
 

@@ -58,14 +58,14 @@ static int channel_move(struct channel *channel, char *buf, size_t len, bool sen
 		int slice;
 
 		if (n < 0)
-			return channel->ops->explain(channel, (int)n);
+			return channel->ops->explain(channel, (int)n, true);
 		buf += n;
 		len -= (size_t)n;
 		if (n)
 			continue;
 		slice = deadline_slice(deadline);
 		if (slice < 0)
-			return slice == -ETIMEDOUT ? channel->ops->explain(channel, slice) : slice;
+			return slice == -ETIMEDOUT ? channel->ops->explain(channel, slice, true) : slice;
 		channel->ops->wait(channel, sending, slice);
 	}
 	return 0;
@@ -84,7 +84,7 @@ int channel_start(struct channel *channel, const struct deadline *deadline)
 	if (le32_get(status) > 4095) /* no errno: something else talks, a shell's greeting for example */
 		return errmsg_set(-EPROTO, "what was started there is not rpmemd: its output starts with 0x%08x",
 				  le32_get(status));
-	return channel->ops->explain(channel, -(int)le32_get(status));
+	return channel->ops->explain(channel, -(int)le32_get(status), true);
 }
 
 int channel_send(struct channel *channel, const struct ctl_msg *msg, const struct deadline *deadline)
@@ -140,7 +140,7 @@ int channel_check(struct channel *channel)
 	long n = channel->ops->read(channel, &byte, 1);
 
 	if (n < 0)
-		return channel->ops->explain(channel, (int)n);
+		return channel->ops->explain(channel, (int)n, false);
 	return n ? errmsg_set(-EPROTO, "the target talks out of turn") : 0;
 }
 
@@ -158,5 +158,11 @@ int channel_open(const struct target *target, const char *command, const struct 
 void channel_end(struct channel *channel)
 {
 	if (channel)
-		channel->ops->close(channel);
+		channel->ops->close(channel, false);
+}
+
+void channel_drop(struct channel *channel)
+{
+	if (channel)
+		channel->ops->close(channel, true);
 }

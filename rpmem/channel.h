@@ -35,9 +35,11 @@ struct channel_ops {
 	long (*write)(struct channel *channel, const void *buf, size_t len);
 	/* Waits for readability (or writability) at most timeout_ms. */
 	void (*wait)(struct channel *channel, bool writable, int timeout_ms);
-	/* Waits a moment for the far end's parting words and returns err with errmsg naming them and its exit. */
-	int (*explain)(struct channel *channel, int err);
-	void (*close)(struct channel *channel);
+	/* Waits for the far end's parting words, a few milliseconds unless patient, and returns err with errmsg naming them and
+	 * its exit. */
+	int (*explain)(struct channel *channel, int err, bool patient);
+	/* Frees. lost: the far end may be stopped or cut off, and nothing may wait for it. */
+	void (*close)(struct channel *channel, bool lost);
 };
 
 struct channel {
@@ -57,6 +59,8 @@ int channel_open(const struct target *target, const char *command, const struct 
 int spawn_open(const char *command, struct channel **out);
 int ssh_open(const struct target *target, const char *command, const struct deadline *deadline, struct channel **out);
 void channel_end(struct channel *channel); /* NULL is allowed */
+/* The same without waiting for anybody; a far end that is our child is killed. NULL is allowed. */
+void channel_drop(struct channel *channel);
 
 /* Reads the target's start status: 0, or the errno that kept it from starting. */
 int channel_start(struct channel *channel, const struct deadline *deadline);
@@ -65,7 +69,7 @@ int channel_send(struct channel *channel, const struct ctl_msg *msg, const struc
 int channel_receive(struct channel *channel, uint16_t request, struct ctl_msg *answer, const struct deadline *deadline);
 int channel_request(struct channel *channel, const struct ctl_msg *msg, struct ctl_msg *answer,
 		    const struct deadline *deadline);
-/* Between requests nothing may come: 0, or that the stream has ended (-ECONNRESET) or talks out of turn (-EPROTO). */
+/* Between requests nothing may come; for a thread that serves others, so it does not wait: 0, or that the stream has ended (-ECONNRESET) or talks out of turn (-EPROTO). */
 int channel_check(struct channel *channel);
 
 /* For the implementations: collects the far end's stderr, keeping its newest line. */

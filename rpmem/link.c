@@ -288,9 +288,11 @@ static void link_close(struct repl_link *pub)
 	__atomic_store_n(&link->cancel, true, __ATOMIC_RELEASE);
 	if (!link->joined)
 		pthread_join(link->connector, NULL);
-	if (link->session) {
+	if (link->session && pub->state == REPL_DOWN) {
+		session_drop(link->session);
+	} else if (link->session) {
 		deadline = link_deadline(link);
-		session_close(link->session, pub->state == REPL_DOWN ? NULL : &deadline);
+		session_close(link->session, &deadline);
 	}
 	link_free(link);
 }

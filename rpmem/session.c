@@ -208,3 +208,10 @@ void session_close(struct session *session, const struct deadline *deadline)
 	channel_end(session->channel);
 	free(session);
 }
+
+void session_drop(struct session *session)
+{
+	session_cut(session);
+	channel_drop(session->channel);
+	free(session);
+}

@@ -34,6 +34,8 @@ int session_status(struct session *session, const struct deadline *deadline);
 void session_cut(struct session *session);
 /* CLOSE while the deadline lasts (NULL: without a word), then everything goes. */
 void session_close(struct session *session, const struct deadline *deadline);
+/* Of a target that is lost: everything goes and nothing is waited for. */
+void session_drop(struct session *session);
 
 void session_point_get(const struct ctl_point *msg, struct copy_point *point);
 void session_page_put(const struct copy_page *page, struct ctl_page *msg);

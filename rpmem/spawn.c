@@ -3,12 +3,14 @@
  * The child is started by posix_spawn, which neither copies the parent's page tables nor runs its code. It gets no other
  * descriptor, default signals, and a session of its own, so that a terminal's interrupt does not end it before us. It ends
  * when its stdin does. Its end of the stderr pipe does not block: a full pipe costs it log lines, not time. We reap it
- * by its process id when the channel closes, waiting a while before SIGKILL; nobody needs SIGCHLD. */
+ * by its process id when the channel closes, waiting a while before SIGKILL; nobody needs SIGCHLD. A child that is lost is
+ * killed at once: a copy survives that, and a stopped process would hold its pool's lock for ever. */
 #include "channel.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -21,8 +23,9 @@
 #include "errmsg.h"
 
 #define SPAWN_END_MS 3000     /* for the child to end by itself, after it has said that it will */
-#define SPAWN_LOST_MS 100     /* the same when it has not: it may be stopped, and our caller serves others */
+#define SPAWN_FAILED_MS 100   /* the same when it has not */
 #define SPAWN_PARTING_MS 300  /* for its exit status, when its stream has ended */
+#define SPAWN_GLANCE_MS 5     /* the same for somebody who serves others meanwhile */
 
 extern char **environ;
 
@@ -90,14 +93,14 @@ static bool spawn_reap(struct spawn *spawn, int timeout_ms)
 	return !spawn->pid;
 }
 
-static int spawn_explain(struct channel *channel, int err)
+static int spawn_explain(struct channel *channel, int err, bool patient)
 {
 	struct spawn *spawn = spawn_of(channel);
 	char end[64] = "its stream ended";
 
 	if (err == -ETIMEDOUT)
 		snprintf(end, sizeof(end), "it does not answer");
-	else if (!spawn_reap(spawn, SPAWN_PARTING_MS))
+	else if (!spawn_reap(spawn, patient ? SPAWN_PARTING_MS : SPAWN_GLANCE_MS))
 		snprintf(end, sizeof(end), err == -ECONNRESET ? "it closed its stream" : "it could not start");
 	else if (WIFSIGNALED(spawn->status))
 		snprintf(end, sizeof(end), "it was ended by signal %d", WTERMSIG(spawn->status));
@@ -107,12 +110,34 @@ static int spawn_explain(struct channel *channel, int err)
 	return errmsg_set(err, "%s: %s%s%s", channel->name, end, *channel->last_line ? ": " : "", channel->last_line);
 }
 
-static void spawn_close(struct channel *channel)
+static void *reaper_main(void *arg)
+{
+	waitpid((pid_t)(intptr_t)arg, NULL, 0);
+	return NULL;
+}
+
+/* A killed child still takes time to unmap its pool, more when it sits in an uninterruptible wait: a thread waits for it. */
+static void spawn_kill(struct spawn *spawn)
+{
+	pthread_t reaper;
+
+	if (spawn_reap(spawn, 0))
+		return;
+	kill(spawn->pid, SIGKILL);
+	if (!pthread_create(&reaper, NULL, reaper_main, (void *)(intptr_t)spawn->pid))
+		pthread_detach(reaper);
+	else
+		spawn_reap(spawn, -1);
+}
+
+static void spawn_close(struct channel *channel, bool lost)
 {
 	struct spawn *spawn = spawn_of(channel);
 
 	close(channel->fd);
-	if (!spawn_reap(spawn, channel->farewell ? SPAWN_END_MS : SPAWN_LOST_MS)) {
+	if (lost)
+		spawn_kill(spawn);
+	else if (!spawn_reap(spawn, channel->farewell ? SPAWN_END_MS : SPAWN_FAILED_MS)) {
 		kill(spawn->pid, SIGKILL);
 		spawn_reap(spawn, -1);
 	}

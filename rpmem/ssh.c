@@ -23,6 +23,7 @@
 
 #define SSH_STEP_MS 20     /* longest sleep between two looks while connecting */
 #define SSH_PARTING_MS 500 /* for exit status and last words, when the stream has ended */
+#define SSH_GLANCE_MS 5    /* the same for somebody who serves others meanwhile */
 #define SSH_STATUS_NO_COMMAND 127
 
 struct sshc {
@@ -85,10 +86,10 @@ static void sshc_wait(struct channel *channel, bool writable, int timeout_ms)
 	session_wait(sshc_of(channel)->session, writable && timeout_ms > SSH_STEP_MS ? SSH_STEP_MS : timeout_ms);
 }
 
-static int sshc_explain(struct channel *channel, int err)
+static int sshc_explain(struct channel *channel, int err, bool patient)
 {
 	struct sshc *ssh = sshc_of(channel);
-	struct deadline parting = deadline_in(err == -ETIMEDOUT ? 0 : SSH_PARTING_MS, NULL);
+	struct deadline parting = deadline_in(err == -ETIMEDOUT ? 0 : patient ? SSH_PARTING_MS : SSH_GLANCE_MS, NULL);
 	char end[64] = "its stream ended";
 	int status = -1, slice;
 
@@ -111,11 +112,13 @@ static int sshc_explain(struct channel *channel, int err)
 	return errmsg_set(err, "%s: %s%s%s", channel->name, end, *channel->last_line ? ": " : "", channel->last_line);
 }
 
-static void sshc_close(struct channel *channel)
+static void sshc_close(struct channel *channel, bool lost)
 {
 	struct sshc *ssh = sshc_of(channel);
 
-	if (ssh->stream) {
+	if (lost) {
+		ssh_silent_disconnect(ssh->session); /* frees the stream as well */
+	} else if (ssh->stream) {
 		ssh_channel_send_eof(ssh->stream);
 		ssh_channel_close(ssh->stream);
 		ssh_channel_free(ssh->stream);
@@ -306,7 +309,7 @@ int ssh_open(const struct target *target, const char *command, const struct dead
 	if (!err)
 		err = ssh_run(ssh, command, deadline);
 	if (err) {
-		sshc_close(&ssh->channel);
+		sshc_close(&ssh->channel, false);
 		return err;
 	}
 	host_find(ssh);

@@ -196,7 +196,11 @@ static void target_lost(int signal_number, int idle, uint64_t within_ms)
 		cr_expect_eq(rig.link->err, -ECONNRESET, "%s", rig.link->err_text);
 	}
 	cr_expect_eq(rig.link->ops->checkpoint(rig.link, 1), rig.link->err, "a DOWN link stays down");
+	start = now_ms();
 	link_rig_close(&rig);
+	cr_expect_leq(now_ms() - start, 50, "closing took %llu ms", (unsigned long long)(now_ms() - start));
+	while (child_find() && now_ms() - start < 5000)
+		poll(NULL, 0, 5);
 	cr_expect_eq(child_find(), 0, "the child was left behind");
 	chain_fini(&rig.chain);
 	link_rig_fini(&rig);
