@@ -138,6 +138,8 @@ static int setattr_rest(struct fs *fs, uint64_t ino, unsigned mask, const struct
 	struct timespec now;
 	int err = (mask & ATTR_INODE) != 0 ? inode_link_stream(fs, ino) : 0;
 
+	if (err == 0)
+		err = fs_room(fs, FS_OP_RECORD_BYTES); /* first: making room may link the stream and let the vinode go */
 	if (err != 0)
 		return err;
 	now = fs_now(fs);

@@ -271,8 +271,10 @@ int commit_checkpoint(struct fs *fs, uint64_t bytes)
 	int err;
 
 	assert(!fs->op.open);
-	if (limit <= tail)
+	if (limit <= tail) {
+		space_settle(fs); /* the other copies' tails may have moved */
 		return 0;
+	}
 	err = copy_checkpoint(fs->copy, limit, bytes);
 	if (err) {
 		errmsg_prefix(err, "checkpoint behind %llu", (unsigned long long)tail);
@@ -285,6 +287,33 @@ int commit_checkpoint(struct fs *fs, uint64_t bytes)
 		fs->cfg.repl->checkpointed(fs->cfg.repl_ctx, tail);
 	space_settle(fs);
 	return 0;
+}
+
+/* Everything dirty is committed first, then orphans are reclaimed. What then is pending waits for a tail, or for a copy that
+ * is away. */
+int fs_space_wait(struct fs *fs, int err)
+{
+	const struct fs_repl_ops *repl = fs->cfg.repl;
+
+	if (err != -ENOSPC || !fs_space_coming(fs))
+		return err;
+	fs->link_upto = fs->stream_gen;
+	if (fs->reclaim.n)
+		orphans_step(fs); /* who waits for space does not wait for an idle moment too */
+	if (fs->dirty_streams || !commit_is_empty(fs))
+		fs->wanted = fs->running.seq;
+	fs_poll(fs);
+	if (fs->failed || fs->flying.seq || !commit_is_empty(fs))
+		return -EAGAIN;
+	if (fs->reclaim.n) { /* not left to idle times: whoever waits may leave none */
+		(void)orphans_step(fs);
+		fs->wanted = fs->running.seq;
+	} else if (alloc_pending_blks(fs)) {
+		(void)commit_checkpoint(fs, UINT64_MAX); /* a failure is kept in fs->failed */
+		if (alloc_pending_blks(fs) && repl && repl->need_release)
+			repl->need_release(fs->cfg.repl_ctx);
+	}
+	return -EAGAIN;
 }
 
 /* ---------------------------------------------------------------- waiters */
@@ -519,6 +548,30 @@ int fs_checkpoint(struct fs *fs)
 	return 0;
 }
 
+/* What the state block may still add to the running commit. Everybody else leaves that free: a change of the member table
+ * may be what gives the ring back that a full commit waits for. */
+static uint64_t state_left(struct fs *fs)
+{
+	const struct shadow *s = shadow_find(fs, fs->root_blk);
+	uint64_t dirty = s ? s->dirty : 0;
+	uint64_t lines = MEDIA_LINES_PER_BLOCK - (uint64_t)__builtin_popcountll(dirty);
+
+	return lines * MEDIA_LINE_BYTES + (dirty ? 0 : sizeof(struct redo_lines_omf));
+}
+
+bool commit_fits(struct fs *fs, uint64_t record_bytes)
+{
+	return fs->running.bytes + record_bytes + state_left(fs) <= FS_RECORD_MAX(fs);
+}
+
+int fs_room_state(struct fs *fs)
+{
+	assert(!fs->op.open);
+	if (fs->failed)
+		return -EIO;
+	return fs->cfg.read_only ? -EROFS : 0;
+}
+
 int fs_room(struct fs *fs, uint64_t record_bytes)
 {
 	int err;
@@ -533,13 +586,13 @@ int fs_room(struct fs *fs, uint64_t record_bytes)
 		if (err)
 			return err;
 	}
-	if (fs->running.bytes + record_bytes <= FS_RECORD_MAX(fs))
+	if (commit_fits(fs, record_bytes))
 		return 0;
 	fs->wanted = fs->running.seq;
 	fs_poll(fs);
 	if (fs->failed)
 		return -EIO;
-	return fs->running.bytes + record_bytes <= FS_RECORD_MAX(fs) ? 0 : -EAGAIN;
+	return commit_fits(fs, record_bytes) ? 0 : -EAGAIN;
 }
 
 uint64_t fs_committed_seq(const struct fs *fs)

@@ -237,7 +237,8 @@ static int plan_reserve(struct plan *p, const struct fs_inode_omf *inode, uint64
 
 	if (node == p->reserved_node)
 		return 0;
-	blks = FS_HEIGHT_MAX; /* a cut may take the nodes that are there now */
+	/* a cut may take the nodes that are there now; the first one behind it may also need new roots */
+	blks = p->reserved_node == UINT64_MAX ? 2 * FS_HEIGHT_MAX - 1 : FS_HEIGHT_MAX;
 	err = p->v->cut == UINT64_MAX ? map_cost(p->fs, inode, fblk, &blks) : 0;
 	if (err)
 		return err;
@@ -413,23 +414,6 @@ static void plan_apply(struct plan *p)
 
 /* ---------------------------------------------------------------- writing */
 
-/* -ENOSPC becomes -EAGAIN while a commit will bring space: everything dirty is committed first. */
-static int space_wait(struct fs *fs, int err)
-{
-	if (err != -ENOSPC || !fs_space_coming(fs))
-		return err;
-	fs->link_upto = fs->stream_gen;
-	if (fs->dirty_streams || !commit_is_empty(fs))
-		fs->wanted = fs->running.seq;
-	else if (!fs->flying.seq) {
-		(void)commit_checkpoint(fs, UINT64_MAX); /* a failure is kept in fs->failed */
-		if (fs->cfg.repl && fs->cfg.repl->need_release)
-			fs->cfg.repl->need_release(fs->cfg.repl_ctx);
-	}
-	fs_poll(fs);
-	return -EAGAIN;
-}
-
 /* Stages bytes [off, off + len) of at most WRITE_BLKS_MAX blocks: all or nothing. */
 static int stage(struct fs *fs, struct vinode *v, enum alloc_class class, uint64_t off, const uint8_t *src, uint64_t len)
 {
@@ -496,6 +480,14 @@ static int share_keep(struct fs *fs, struct vinode *v, uint64_t at, uint64_t len
 	return stream_link_now(fs, v);
 }
 
+/* The same before a cut. */
+static int share_keep_cut(struct fs *fs, struct vinode *v)
+{
+	if (!v->dirty || v->cut != UINT64_MAX || v->record_bytes + STREAM_CUT_BYTES <= fs->geom.ring_bytes / STREAM_RING_SHARE)
+		return 0;
+	return stream_link_now(fs, v);
+}
+
 static void write_failed(struct vinode *v, uint64_t off, uint64_t len, int err)
 {
 	if (v->failed && (off < v->failed_off || off + len > v->failed_off + v->failed_len)) {
@@ -533,7 +525,7 @@ static int stage_some(struct fs *fs, struct vinode *v, uint64_t at, const uint8_
 		return err;
 	if (len > SCARCE_BLKS * BLK - at % BLK)
 		*part = SCARCE_BLKS * BLK - at % BLK;
-	return space_wait(fs, stage(fs, v, ALLOC_OVER, at, src, *part));
+	return fs_space_wait(fs, stage(fs, v, ALLOC_OVER, at, src, *part));
 }
 
 /* One piece of a write. The stream's size follows each piece: a link between two must not leave content behind the end. */
@@ -629,10 +621,14 @@ int fs_truncate(struct fs *fs, uint64_t ino, uint64_t size)
 	err = share_keep(fs, v, size, 1);
 	if (!err)
 		err = vinode_get(fs, ino, &v);
+	if (!err && v->dirty && size < v->size)
+		err = share_keep_cut(fs, v);
+	if (!err)
+		err = vinode_get(fs, ino, &v);
 	if (!err)
 		err = stream_open(fs, v);
 	if (!err && size < v->size) {
-		err = space_wait(fs, zero_tail(fs, v, size));
+		err = fs_space_wait(fs, zero_tail(fs, v, size));
 		if (!err && !vinode_get(fs, ino, &v) && !stream_open(fs, v))
 			stream_cut(fs, v, (size + BLK - 1) >> MEDIA_BLOCK_SHIFT);
 	}

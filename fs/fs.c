@@ -251,6 +251,24 @@ close:
 
 /* ---------------------------------------------------------------- orphans */
 
+/* Whether the inode is still to go: it may have been opened since it lost its name (the last close puts it on the list
+ * again), or it is gone already, and its number may belong to another file. */
+static bool orphan_waits(struct fs *fs, uint64_t ino)
+{
+	const struct vinode *v = vinode_find(fs, ino);
+	struct fs_inode_omf inode;
+	int err = inode_get(fs, ino, &inode);
+
+	if (err || !(le32_get(inode.flags) & FS_INODE_ORPHAN))
+		return err && err != -ESTALE; /* damage is told by the step */
+	return !v || !v->handles;
+}
+
+static void reclaim_drop_first(struct fs *fs)
+{
+	memmove(fs->reclaim.v, fs->reclaim.v + 1, --fs->reclaim.n * sizeof(*fs->reclaim.v));
+}
+
 /* One step of the oldest orphan. True when there is more to do now. */
 bool orphans_step(struct fs *fs)
 {
@@ -259,6 +277,10 @@ bool orphans_step(struct fs *fs)
 	bool done = false;
 	int err;
 
+	if (!orphan_waits(fs, ino)) {
+		reclaim_drop_first(fs);
+		return fs->reclaim.n > 0;
+	}
 	if (v)
 		stream_drop(fs, v);
 	err = fs_room(fs, FS_OP_RECORD_BYTES);
@@ -270,10 +292,12 @@ bool orphans_step(struct fs *fs)
 		log_error("inode %llu: not reclaimed before the next mount: %s: %s", (unsigned long long)ino, errmsg_get(),
 			  strerror(-err));
 	if (err || done) {
-		memmove(fs->reclaim.v, fs->reclaim.v + 1, --fs->reclaim.n * sizeof(*fs->reclaim.v));
+		reclaim_drop_first(fs);
 		v = vinode_find(fs, ino);
-		if (v)
+		if (v) {
+			v->failed = 0; /* nobody is left to be told, and the number may come to another file */
 			vinode_put(fs, v);
+		}
 	}
 	return fs->reclaim.n > 0;
 }

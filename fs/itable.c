@@ -109,10 +109,12 @@ int state_get(struct fs *fs, const struct fs_state_omf **state)
 
 int state_put(struct fs *fs, const struct fs_state_omf *state)
 {
+	const char *why = state_check(state);
 	struct shadow *shadow;
 	int err;
 
-	assert(!state_check(state));
+	if (why) /* it was sound, but its numbers do not fit what the rest of the media led to */
+		return tree_damaged("state block", fs_root_blk(fs), why);
 	err = block_edit(fs, fs_root_blk(fs), FS_STATE, &shadow);
 	if (err)
 		return err;

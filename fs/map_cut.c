@@ -110,6 +110,44 @@ int map_trim(struct fs *fs, struct fs_inode_omf *inode, uint64_t fblk, uint64_t 
 	return 0;
 }
 
+/* Counts data blocks at or behind from below ptr, a pointer of that level that is not 0, until there are more than max. */
+static int tail_count(struct fs *fs, uint64_t ptr, uint32_t level, uint64_t from, uint64_t max, uint64_t *count)
+{
+	const struct fs_node_omf *node;
+	uint64_t span, idx;
+	int err;
+
+	if (level == 0) {
+		++*count;
+		return 0;
+	}
+	span = map_span(level - 1);
+	err = map_node_get(fs, ptr, &node);
+	for (idx = from / span; !err && idx < FS_NODE_PTRS && *count <= max; idx++) {
+		uint64_t child = le64_get(node->ptr[idx]);
+
+		if (!child)
+			continue;
+		err = map_ptr_check(fs, ptr, level - 1, child);
+		if (!err)
+			err = tail_count(fs, child, level - 1, idx == from / span ? from % span : 0, max, count);
+	}
+	return err;
+}
+
+int map_tail_exceeds(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, uint64_t max, bool *exceeds)
+{
+	uint64_t root = le64_get(inode->root), count = 0;
+	uint32_t height = le32_get(inode->height);
+	int err = map_root_check(fs, inode);
+
+	if (!err && root && fblk < map_span(height))
+		err = tail_count(fs, root, height, fblk, max, &count);
+	if (!err)
+		*exceeds = count > max;
+	return err;
+}
+
 /* ---------------------------------------------------------------- split */
 
 /* Counts data blocks in [from, end) below a pointer of that level; more than max are damage, which also bounds the work

@@ -12,7 +12,6 @@
 #include "tree.h"
 
 #define LOCAL_NAME "local"
-#define STATE_RECORD_BYTES 4096u /* lines of a whole changed state block, and their header */
 
 static struct slot *slot_by_name(struct replication *r, const uint8_t *name)
 {
@@ -126,9 +125,7 @@ static int state_change(struct replication *r, void (*change)(struct replication
 	struct fs_state_omf state;
 	int err;
 
-	r->storing = true;
-	err = fs_room(r->fs, STATE_RECORD_BYTES);
-	r->storing = false;
+	err = fs_room_state(r->fs);
 	if (err)
 		return err;
 	op_begin(r->fs);

@@ -67,11 +67,7 @@ static int dir_find_free(struct fs *fs, uint64_t ino, struct fs_inode_omf *dir, 
 
 int op_give_up(struct fs *fs, int err)
 {
-	op_abort(fs, err);
-	if (err != -ENOSPC || !fs_space_coming(fs))
-		return err;
-	fs_commit_soon(fs);
-	return -EAGAIN;
+	return fs_space_wait(fs, op_abort(fs, err));
 }
 
 /* ---------------------------------------------------------------- inodes */

@@ -8,7 +8,7 @@
 /* Length of a name that may be created or looked up. -EINVAL: empty, ".", ".." or with '/'; -ENAMETOOLONG. */
 int name_check(const char *name, size_t *len);
 
-/* op_abort; -ENOSPC becomes -EAGAIN when the commit under way, which is asked for, will bring space. */
+/* op_abort, then fs_space_wait. */
 int op_give_up(struct fs *fs, int err);
 
 /* The inode of a directory that still has a name (or is the root). -ENOTDIR; -ENOENT: it was removed. */

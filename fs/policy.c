@@ -189,17 +189,18 @@ static bool op_push(void *ctx, uint64_t off, const void *src, uint32_t len)
 	bool any = false;
 
 	for (unsigned i = 0; i < r->slot_count; i++) {
-		if (r->slots[i].state == SLOT_LIVE && !r->slots[i].link->peer.rma)
-			return false;
+		if (r->slots[i].state == SLOT_LIVE && (r->slots[i].post_err || !r->slots[i].link->peer.rma))
+			return false; /* it then travels inside the commit */
 	}
 	for (unsigned i = 0; i < r->slot_count; i++) {
 		struct slot *slot = &r->slots[i];
 
 		if (slot->state != SLOT_LIVE)
 			continue;
-		if (slot->post_err || slot->link->ops->push(slot->link, &range, 1))
-			return false; /* it then travels inside the commit */
-		any = true;
+		/* not "not pushed" then: the write to another one may be on its way already, so that the block must not
+		 * be given out again before an answer; who refuses is treated as lost, as for a commit */
+		slot->post_err = slot->link->ops->push(slot->link, &range, 1);
+		any |= !slot->post_err;
 	}
 	return any;
 }
@@ -250,7 +251,7 @@ static int op_may_change(void *ctx)
 
 	if (r->fenced)
 		return -EROFS;
-	return r->fs && !r->storing && policy_live(r, false) < policy_min(r) ? -EAGAIN : 0;
+	return r->fs && policy_live(r, false) < policy_min(r) ? -EAGAIN : 0;
 }
 
 const struct fs_repl_ops replication_ops = {

@@ -64,7 +64,6 @@ struct replication {
 	uint64_t lost_seq;         /* commit that holds the newest loss */
 	bool members_dirty;        /* attached or released slots are not in the running state block yet */
 	bool release_wanted;
-	bool storing; /* our own change of the state block is under way: never refused */
 	bool fenced;  /* somebody took over: acknowledge and change nothing more */
 };
 

@@ -5,6 +5,7 @@
  * Content may be ahead of the tail: a process before may have been cut off while it applied some of these records. So a
  * block is checked against the newest record only, after all of them. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include "errmsg.h"
 #include "fs_impl.h"
@@ -41,9 +42,12 @@ static int load_linked(struct loaded *l, const struct redo_view *v)
 		uint64_t blk = le64_get(v->linked[i].blk), end = blk + le32_get(v->linked[i].count);
 
 		for (; blk < end; blk++, csum++) {
-			struct fresh f = { .seq = v->seq, .csum = le32_get(*csum) };
+			struct fresh f = { .seq = v->seq, .csum = le32_get(*csum) }, there;
 			int err = alloc_recover_link(l->fs, blk);
 
+			if (!err && (shadow_find(l->fs, blk) || fresh_find(l->fs, blk, &there)))
+				err = errmsg_set(-EBADMSG, "block %#llx is linked while it is in use",
+						 (unsigned long long)blk);
 			if (!err && le32_get(v->linked[i].type) == MEDIA_DATA)
 				err = fresh_add(l->fs, blk, &f);
 			if (err)
@@ -100,11 +104,43 @@ static int check_shadows(struct fs *fs)
 	return 0;
 }
 
+static int by_blk_newest_first(const void *a, const void *b)
+{
+	const struct pending *x = a, *y = b;
+
+	if (x->blk != y->blk)
+		return x->blk < y->blk ? -1 : 1;
+	return x->freed_by > y->freed_by ? -1 : x->freed_by < y->freed_by;
+}
+
+static int by_seq(const void *a, const void *b)
+{
+	const struct pending *x = a, *y = b;
+
+	return x->freed_by < y->freed_by ? -1 : x->freed_by > y->freed_by;
+}
+
+/* Of a block freed more than once (it was given out again between) the newest time counts. */
+static void freed_unique(struct loaded *l)
+{
+	size_t kept = 0;
+
+	if (l->freed.n < 2)
+		return;
+	qsort(l->freed.v, l->freed.n, sizeof(*l->freed.v), by_blk_newest_first);
+	for (size_t i = 0; i < l->freed.n; i++)
+		if (i == 0 || l->freed.v[i].blk != l->freed.v[kept - 1].blk)
+			l->freed.v[kept++] = l->freed.v[i];
+	l->freed.n = kept;
+	qsort(l->freed.v, l->freed.n, sizeof(*l->freed.v), by_seq);
+}
+
 /* Freed blocks that no later record links again are not given out before their conditions hold. */
 static int pend_freed(struct loaded *l)
 {
 	struct fresh f;
 
+	freed_unique(l);
 	for (size_t i = 0; i < l->freed.n; i++) {
 		const struct pending *p = &l->freed.v[i];
 		int err;

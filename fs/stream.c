@@ -11,10 +11,6 @@
 #include "fs_impl.h"
 #include "log.h"
 
-/* Bounds of a stream's share of a record: inode lines, and what a cut adds (up to CUT_TRIM_BLKS frees, the split path's
- * nodes, the orphan that takes the rest). */
-#define STREAM_BASE_BYTES 512u
-#define STREAM_CUT_BYTES (26u << 10)
 #define CUT_TRIM_BLKS 128u
 #define LINK_BATCH_BLKS FS_NODE_PTRS
 
@@ -316,11 +312,13 @@ static int link_cut(struct fs *fs, struct vinode *v, struct fs_inode_omf *inode)
 {
 	struct fs_inode_omf tail;
 	uint64_t ino;
-	bool left;
-	int err = map_trim(fs, inode, v->cut, CUT_TRIM_BLKS, &left);
+	bool many, left;
+	int err = map_tail_exceeds(fs, inode, v->cut, CUT_TRIM_BLKS, &many);
 
-	if (err || !left)
+	if (err)
 		return err;
+	if (!many) /* never both: together they would not fit the smallest ring's record */
+		return map_trim(fs, inode, v->cut, CUT_TRIM_BLKS, &left);
 	err = inode_new(fs, S_IFREG, ALLOC_FREE, &ino, &tail);
 	if (!err)
 		err = map_split(fs, inode, v->cut, &tail);
@@ -515,11 +513,10 @@ int streams_link_some(struct fs *fs)
 
 	while (fs->dirty_streams && fs->dirty_streams->gen <= fs->link_upto) {
 		struct vinode *v = fs->dirty_streams;
-		uint64_t record_max = FS_RECORD_MAX(fs);
 		int err;
 
 		/* no fs_room here: it polls, and this is called by the poll */
-		if (fs->running.bytes + v->record_bytes > record_max) {
+		if (!commit_fits(fs, v->record_bytes)) {
 			fs->wanted = fs->running.seq;
 			break;
 		}

@@ -15,6 +15,12 @@
 
 #define STREAM_RING_SHARE 16u /* a stream is linked at once when its record would pass ring_bytes / this */
 
+/* Bounds of a stream's share of a record: inode lines, and what a cut adds: either up to CUT_TRIM_BLKS frees, with as many
+ * nodes on each level, and one node a level changed; or the split path's nodes, the old ones changed and new ones beside
+ * them, and the orphan that takes the rest, with new blocks of the inode table. */
+#define STREAM_BASE_BYTES 512u
+#define STREAM_CUT_BYTES (44u << 10)
+
 #define STAGE_CHUNK_BLKS 64u
 
 struct staged {
@@ -80,6 +86,8 @@ void stream_drop(struct fs *fs, struct vinode *v);
 
 /* Makes sure the running commit can take an operation of record_bytes; closes it if need be. -EAGAIN: one is in flight. */
 int fs_room(struct fs *fs, uint64_t record_bytes);
+/* The same for a change of the state block's own lines, for which there always is room: 0, -EIO, -EROFS. */
+int fs_room_state(struct fs *fs);
 /* Record bound of one name-space operation: one directory insertion that splits a leaf and every node above it (2 blocks
  * a level), one removal, a few inodes. An eighth of the smallest ring holds it. */
 #define FS_OP_RECORD_BYTES (56u << 10)

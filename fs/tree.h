@@ -49,6 +49,8 @@ int map_cost(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, uin
 /* Frees data and index blocks from fblk on, walking from the end, at most max data blocks; *left tells whether more
  * remain. Empty index blocks go with their last pointer. The caller stores the inode. */
 int map_trim(struct fs *fs, struct fs_inode_omf *inode, uint64_t fblk, uint64_t max, bool *left);
+/* Whether more than max data blocks lie at or behind fblk. */
+int map_tail_exceeds(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, uint64_t max, bool *exceeds);
 /* Moves everything from fblk on, at the same file blocks, into tail (an inode with an empty map): one node per level is
  * changed, whatever the size, and the leaf nodes of the smaller side are read to count its blocks. Needs at most
  * FS_HEIGHT_MAX index blocks of ALLOC_FREE. Both inodes change in memory. */

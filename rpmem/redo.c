@@ -325,7 +325,9 @@ int redo_finish(struct redo_builder *b, uint64_t seq, uint64_t epoch, const stru
 	uint64_t freed_blks = 0;
 	uint32_t bytes;
 
-	assert(seq >= 1 && seq <= MEDIA_SEQ_MAX);
+	assert(seq >= 1);
+	if (seq > MEDIA_SEQ_MAX) /* a hostile superblock can start there */
+		return errmsg_set(-EOVERFLOW, "record %llu: sequence numbers are used up", (unsigned long long)seq);
 	if (redo_bytes(b) > b->max_bytes)
 		return errmsg_set(-E2BIG, "record %llu: %llu bytes, at most %llu", (unsigned long long)seq,
 			(unsigned long long)redo_bytes(b), (unsigned long long)b->max_bytes);
