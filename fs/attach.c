@@ -249,6 +249,29 @@ static int compare_all(struct replication *r, struct slot **newest)
 	return 0;
 }
 
+int replication_epoch(const struct copy *copy, uint64_t *epoch)
+{
+	struct fs_state_omf state;
+	uint64_t fence = copy_page(copy)->fence_epoch;
+	int err = attach_peek_state(copy, &state);
+
+	if (err)
+		return err;
+	*epoch = le64_get(state.epoch) > fence ? le64_get(state.epoch) : fence;
+	return 0;
+}
+
+/* A replica did not let us open it, being fenced above our epoch. */
+static int refuse_fenced(const struct replication *r)
+{
+	const struct slot *slot = r->slots;
+
+	while (slot->state != SLOT_REFUSED)
+		slot++;
+	return errmsg_set(-ESTALE, "replica %s: %s; to make this a copy of that one: rpmemfs restore %s --from %s --replace",
+		slot->conf->name, slot->reason, r->set->path, slot->conf->name);
+}
+
 static int load_state(struct replication *r)
 {
 	struct fs_state_omf state;
@@ -377,6 +400,8 @@ int replication_compare(struct replication *r, struct copy *copy)
 
 	assert(!r->fs);
 	r->copy = copy;
+	if (r->fenced)
+		return refuse_fenced(r);
 	err = compare_and_pull(r);
 	if (err)
 		return err;

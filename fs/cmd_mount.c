@@ -1,7 +1,7 @@
 /* rpmemfs mount: from a poolset to a served mount, and back.
  *
  *   parent: arguments, mount point -- fork --> waits for one byte, the exit code
- *   child:  connecting starts | local copy opened -> histories compared -> core -> first commit -> FUSE mount -> loop
+ *   child:  local copy opened -> connecting -> histories compared -> core -> first commit -> FUSE mount -> loop
  *           the kernel's first request answered: byte 0 to the parent, standard streams let go
  *
  * Until that byte the child's messages go to the caller's stderr, so that a mount that fails says why where it was asked
@@ -236,17 +236,19 @@ __attribute__((format(printf, 2, 0))) static void log_fuse(enum fuse_log_level l
 static int start_core(struct mount *m)
 {
 	const struct mount_args *args = m->args;
-	const struct replication_cfg rc = {
+	struct replication_cfg rc = {
 		.provider = args->provider, .command = cmd_rpmemd(m->set), .notice_ms = (uint32_t)args->notice_ms,
 		.min_replicas = (uint32_t)args->min_replicas, .spin = args->spin,
 	};
 	struct fs_cfg fc = {
 		.repl = &replication_ops, .push_bytes_min = FS_PUSH_BYTES_MIN, .background_ms = (uint32_t)args->background_ms,
 	};
-	int err = replication_open(m->set, &rc, &m->repl);
+	int err = cmd_local_open(m->set, &m->local);
 
 	if (err == 0)
-		err = cmd_local_open(m->set, &m->local);
+		err = replication_epoch(m->local.copy, &rc.epoch);
+	if (err == 0)
+		err = replication_open(m->set, &rc, &m->repl);
 	if (err != 0)
 		return err;
 	fc.repl_ctx = m->repl;

@@ -87,6 +87,7 @@ int slot_connect(struct replication *r, struct slot *slot)
 		.notice_ms = r->cfg.notice_ms,
 		.connect_ms = r->cfg.connect_ms,
 		.open_flags = r->cfg.read_only ? CTL_OPEN_RDONLY : 0,
+		.epoch = r->copy ? r->epoch : r->cfg.epoch,
 		.spin = r->cfg.spin,
 	};
 	int err = r->cfg.link_open(slot->conf, &cfg, &slot->link);
@@ -186,6 +187,17 @@ int replication_timeout_ms(const struct replication *r)
 	return least;
 }
 
+/* A target that refuses our epoch was reached, and says that this is an old primary: replication_compare tells. */
+static void slot_unreached(struct replication *r, struct slot *slot)
+{
+	if (slot->link->err != -ESTALE) {
+		slot_down(slot, slot->link->err_text);
+		return;
+	}
+	slot_refuse(r, slot, slot->link->err_text);
+	r->fenced = true;
+}
+
 void replication_wait(struct replication *r, uint32_t timeout_ms)
 {
 	uint64_t end = policy_now_ms() + timeout_ms;
@@ -199,7 +211,7 @@ void replication_wait(struct replication *r, uint32_t timeout_ms)
 			struct slot *slot = &r->slots[i];
 
 			if (slot->link && slot->link->ops->poll(slot->link) == REPL_DOWN)
-				slot_down(slot, slot->link->err_text);
+				slot_unreached(r, slot);
 		}
 		if (!any_connecting(r) || policy_now_ms() >= end)
 			return;

@@ -1,7 +1,8 @@
 /* Replication as a mount uses it: the links to the replicas of one poolset, and the policy that says what may be
  * acknowledged. How a mount uses it, in this order, all on one thread:
  *
- *   replication_open     starts connecting to every remote replica (beside pool_open and copy_open of the local copy)
+ *   replication_epoch    of the local copy, which is open
+ *   replication_open     starts connecting to every remote replica
  *   replication_wait     until each is up or has failed, at most the connect timeout
  *   replication_compare  histories compared, the local copy brought up to date, replicas caught up: before fs_open
  *   fs_open              with cfg.repl = &replication_ops, cfg.repl_ctx = the struct replication
@@ -32,6 +33,7 @@ struct replication_cfg {
 	const char *command;
 	uint32_t notice_ms;    /* 0: REPL_NOTICE_MS_DEFAULT */
 	uint32_t connect_ms;   /* of one attempt; 0: REPL_CONNECT_MS_DEFAULT */
+	uint64_t epoch;        /* of the local copy, from replication_epoch: replicas fenced above it are out of reach */
 	uint32_t min_replicas; /* rule asked for, or REPLICATION_MIN_RECORDED */
 	bool spin;
 	bool sparse;    /* mkfs: parts get space when it is first used */
@@ -42,6 +44,9 @@ struct replication_cfg {
 
 /* Majority of all copies, the local one counted, as replicas needed: 0 of 0, 1 of 1, 1 of 2, 2 of 3, 2 of 4. */
 uint32_t replication_default_min(unsigned replica_count);
+
+/* Newest epoch the copy knows: of its state block or of its page's fence. -EBADMSG: damaged. */
+int replication_epoch(const struct copy *copy, uint64_t *epoch);
 
 /* set must outlive *out. -ENOMEM, -EAGAIN (no thread). A replica that cannot be reached is not an error here. */
 int replication_open(const struct poolset *set, const struct replication_cfg *cfg, struct replication **out);

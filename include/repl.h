@@ -108,6 +108,7 @@ struct repl_cfg {
 	bool create;                 /* CREATE instead of OPEN */
 	struct pool_attr const *attr;/* create */
 	uint64_t pool_size;          /* bytes needed, 0: any */
+	uint64_t epoch;              /* newest of the local copy: one fenced above it gives -ESTALE (wire.h: ctl_open) */
 	bool spin;                   /* polling with sched_yield while an answer is expected, else blocking */
 };
 #define REPL_NOTICE_MS_DEFAULT 5000u

@@ -93,10 +93,15 @@ struct ctl_attr { /* struct pool_attr */
 	uint8_t signature[8]; uint32_t major, compat, incompat, ro_compat;
 	uint8_t poolset_uuid[16], uuid[16], next_uuid[16], prev_uuid[16], user_flags[16];
 };
+/* A session that could change a copy is refused (WIRE_FENCED) when its epoch is below the copy's fence: an old primary gets no
+ * way to store even one byte, neither by a one-sided write nor by the data of a commit that will not be linked. That is an
+ * OPEN with CTL_OPEN_FS and none of CTL_OPEN_RDONLY, CTL_OPEN_NO_LANES (looks, or has control requests, which compare
+ * themselves) and CTL_OPEN_TAKEOVER (is there to fence). A fence raised during the session is met by its commits. */
 struct ctl_open { /* CREATE and OPEN */
 	uint32_t flags;     /* enum ctl_open_flags */
 	uint32_t lanes;     /* 1..WIRE_LANES_MAX */
 	uint64_t pool_size; /* least bytes needed; 0: whatever is there */
+	uint64_t epoch;     /* newest one of the initiator's own copy; 0: it has none */
 	char provider[16];  /* string; "tcp" or "verbs" */
 	char set_name[WIRE_SET_NAME_BYTES_MAX]; /* string */
 	uint8_t has_attr;
@@ -169,7 +174,8 @@ enum lane_flags {
 
 /* A request: header | range_count * lane_range_msg | payload of inline ranges, in order | piece of the record.
  * A commit larger than one message is a train of COMMIT messages with LANE_MORE, same arg, pieces in order; inline ranges
- * of the train are written as they come (they are unlinked blocks until the record is there). */
+ * of the train are written as they come (they are unlinked blocks until the record is there), but for a session whose epoch
+ * is below the fence by now: WIRE_FENCED, and nothing is stored. */
 struct lane_req_msg {
 	le32_t magic;        /*  0 */
 	le16_t op;           /*  4  enum lane_op */

@@ -245,6 +245,7 @@ static void walk_open(struct cursor *c, struct ctl_open *m, bool create)
 	walk_u32(c, &m->lanes);
 	check(c, m->lanes <= WIRE_LANES_MAX && (m->lanes || (m->flags & CTL_OPEN_NO_LANES)));
 	walk_u64(c, &m->pool_size);
+	walk_u64(c, &m->epoch);
 	walk_string(c, m->provider, sizeof(m->provider));
 	walk_string(c, m->set_name, sizeof(m->set_name));
 	walk_u8(c, &m->has_attr);

@@ -356,6 +356,7 @@ static int link_configure(struct link *link, const struct poolset_replica *repli
 	if (out->has_attr)
 		attr_copy(cfg->attr, &out->attr);
 	out->pool_size = cfg->pool_size;
+	out->epoch = cfg->epoch;
 	link->connect_ms = cfg->connect_ms ? cfg->connect_ms : REPL_CONNECT_MS_DEFAULT;
 	link->spin = cfg->spin;
 	link->tick_ns = out->notice_ms / TICKS_PER_NOTICE;

@@ -88,6 +88,7 @@ static int step_open(struct session *session, const struct session_cfg *cfg, con
 	open->flags = cfg->open_flags;
 	open->lanes = cfg->lanes;
 	open->pool_size = cfg->pool_size;
+	open->epoch = cfg->epoch;
 	open->has_attr = cfg->has_attr;
 	open->attr = cfg->attr;
 	snprintf(open->provider, sizeof(open->provider), "%s", cfg->provider);

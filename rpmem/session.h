@@ -14,7 +14,7 @@ struct session_cfg {
 	uint32_t open_flags;         /* enum ctl_open_flags */
 	bool create, has_attr;
 	struct ctl_attr attr;
-	uint64_t pool_size;
+	uint64_t pool_size, epoch;
 };
 
 struct session {

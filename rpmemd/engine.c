@@ -2,7 +2,8 @@
  *
  * A COMMIT, as one message or as a train of them (LANE_MORE), goes through these steps:
  *
- *   first message   refuse before any store what the copy would refuse: sequence; and the whole record when it is all here
+ *   first message   refuse before any store what the copy would refuse: epoch of the session and sequence; and the whole
+ *                   record when it is all here
  *   each message    inline ranges pm_written in place, pushed ones pm_flushed; piece of the record put in place in DRAM
  *   last message    record parsed, content of every linked data block compared with the record's checksum, then
  *                   (1) data fenced, (2) record stored and fenced: both inside copy_append; then the answer
@@ -388,6 +389,9 @@ static int commit_step(struct call *c)
 	struct redo_view r;
 	int err;
 
+	if (e->cfg.epoch && copy_page(e->cfg.copy)->fence_epoch > e->cfg.epoch)
+		return errmsg_set(-ESTALE, "the session's epoch %" PRIu64 " is below the fence %" PRIu64, e->cfg.epoch,
+			copy_page(e->cfg.copy)->fence_epoch);
 	if (v->arg != copy_head(e->cfg.copy).seq + 1)
 		return errmsg_set(-EILSEQ, "does not continue head %" PRIu64, copy_head(e->cfg.copy).seq);
 	err = ranges_back(e, v);

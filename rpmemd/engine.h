@@ -13,6 +13,7 @@ struct engine_cfg {
 	struct copy *copy;  /* NULL: plain pool (librpmem), COMMIT and CHECKPOINT refused */
 	uint64_t floor;     /* least offset a plain write may touch: 4096, or 0 without headers */
 	bool read_only;
+	uint64_t epoch;     /* of the session: no commit while the copy's fence is above it; 0: records alone are judged */
 	bool fs;            /* copy is or will be (engine_set_copy) set: plain writes are refused until it is */
 };
 

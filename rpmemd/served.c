@@ -88,6 +88,23 @@ static int copy_attach(struct served *s)
 	return err == -EROFS ? -EPERM : err;
 }
 
+/* Whether the session's epoch says something about what it may do; see ctl_open. */
+static bool epoch_binds(const struct ctl_msg *req)
+{
+	return req->type == CTL_OPEN && req->u.open.flags & CTL_OPEN_FS &&
+	       !(req->u.open.flags & (CTL_OPEN_RDONLY | CTL_OPEN_TAKEOVER | CTL_OPEN_NO_LANES));
+}
+
+static int fence_check(const struct served *s, const struct ctl_msg *req)
+{
+	uint64_t fence = s->copy ? copy_page(s->copy)->fence_epoch : 0;
+
+	if (!epoch_binds(req) || req->u.open.epoch >= fence)
+		return 0;
+	return errmsg_set(-ESTALE, "fenced at epoch %" PRIu64 ", the session is of epoch %" PRIu64
+			  ": another primary has taken over", fence, req->u.open.epoch);
+}
+
 static int store_attach(struct served *s, const struct served_cfg *cfg, const struct ctl_msg *req)
 {
 	const struct ctl_open *open = &req->u.open;
@@ -98,7 +115,7 @@ static int store_attach(struct served *s, const struct served_cfg *cfg, const st
 				       : store_open(cfg->config->poolset_dir, open, &s->store);
 }
 
-static int engine_attach(struct served *s)
+static int engine_attach(struct served *s, const struct ctl_msg *req)
 {
 	bool headers = !(s->store.set->options & POOLSET_NOHDRS);
 
@@ -107,6 +124,7 @@ static int engine_attach(struct served *s)
 		.copy = s->copy,
 		.floor = headers ? POOLHDR_BYTES : 0,
 		.read_only = s->read_only,
+		.epoch = epoch_binds(req) ? req->u.open.epoch : 0,
 		.fs = s->fs,
 	}, &s->engine);
 }
@@ -206,7 +224,9 @@ int served_open(const struct served_cfg *cfg, const struct ctl_msg *req, struct 
 		goto free_served;
 	err = copy_attach(s);
 	if (!err)
-		err = engine_attach(s);
+		err = fence_check(s, req);
+	if (!err)
+		err = engine_attach(s, req);
 	if (err)
 		goto close_served;
 	session_fill(s, cfg, &req->u.open, session);

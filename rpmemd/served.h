@@ -20,7 +20,7 @@ struct served_cfg {
 
 /* Acts on CREATE or OPEN (req->type) and fills session. A failed CREATE leaves no files. Errors with errmsg: store.h's,
  * copy_open's and lanes_open's; -EMEDIUMTYPE: CTL_OPEN_FS for a pool that is none of the file system's; -EPERM: without
- * CTL_OPEN_FS for one that is, except read-only; -ERANGE: flags that exclude each other. */
+ * CTL_OPEN_FS for one that is, except read-only; -ESTALE: fenced above the session's epoch; -ERANGE: flags that exclude each other. */
 int served_open(const struct served_cfg *cfg, const struct ctl_msg *req, struct ctl_session *session,
 		struct served **out);
 

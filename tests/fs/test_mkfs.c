@@ -1,5 +1,7 @@
-/* The command mkfs on real files: what it refuses has touched nothing that was there. */
+/* The command mkfs on real files and real replicas: what it refuses has touched nothing that was there; and who may mount
+ * what it made. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,7 +9,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "csum.h"
+#include "errmsg.h"
 #include "fs/cmd.h"
+#include "wire.h"
 
 #define PART_BYTES (32u << 20)
 
@@ -121,4 +125,49 @@ Test(mkfs, a_failed_mkfs_leaves_no_local_parts)
 	put_set("b.set", "b", "");
 	cr_expect_eq(mkfs("--sparse"), CMD_FAILED, "replica a exists");
 	cr_expect_eq(mkfs("--force"), CMD_OK);
+}
+
+/* Raises the fence of a replica, as a promotion elsewhere does. */
+static void fence(const struct poolset_replica *replica, uint64_t epoch)
+{
+	const struct repl_cfg rc = { .lanes = 1, .open_flags = CTL_OPEN_TAKEOVER | CTL_OPEN_NO_LANES };
+	const uint8_t id[16] = { 7 };
+	struct repl_link *link;
+
+	cr_assert_eq(repl_link_open(replica, &rc, &link), 0);
+	cr_assert_eq(repl_link_wait(link), 0, "%s", link->err_text);
+	cr_assert_eq(link->ops->fence(link, link->peer.page.fence_epoch, epoch, id), 0, "%s", errmsg_get());
+	link->ops->close(link);
+}
+
+static int compare(const struct poolset *set)
+{
+	struct replication_cfg cfg = { .min_replicas = REPLICATION_MIN_RECORDED };
+	struct cmd_local local;
+	struct replication *r;
+	int err;
+
+	cr_assert_eq(cmd_local_open(set, &local), 0, "%s", errmsg_get());
+	cr_assert_eq(replication_epoch(local.copy, &cfg.epoch), 0, "%s", errmsg_get());
+	cr_assert_eq(replication_open(set, &cfg, &r), 0, "%s", errmsg_get());
+	replication_wait(r, 30000);
+	err = replication_compare(r, local.copy);
+	replication_close(r);
+	cmd_local_close(&local);
+	return err;
+}
+
+/* The replica does not even let the old primary in; its mount is refused all the same, with the way out. */
+Test(mkfs, an_old_primary_is_told_that_it_is_one)
+{
+	struct poolset *set;
+
+	cr_assert_eq(mkfs("--sparse"), CMD_OK);
+	cr_assert_eq(poolset_read(set_path, &set), 0);
+	cr_expect_eq(compare(set), 0, "%s", errmsg_get());
+	fence(poolset_find(set, "a"), 2);
+	cr_expect_eq(compare(set), -ESTALE, "%s", errmsg_get());
+	cr_expect(strstr(errmsg_get(), "fenced at epoch 2"), "%s", errmsg_get());
+	cr_expect(strstr(errmsg_get(), "rpmemfs restore"), "%s", errmsg_get());
+	poolset_free(set);
 }

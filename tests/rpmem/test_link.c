@@ -141,6 +141,35 @@ Test(link, fenced_copy_refuses_the_old_epoch, .timeout = LIMIT)
 	link_rig_fini(&rig);
 }
 
+/* Contract: an old primary gets no session that could change a byte of a fenced copy. Who only looks, or has come to fence, does. */
+Test(link, a_session_below_the_fence_is_refused, .timeout = LIMIT)
+{
+	static const struct {
+		uint64_t epoch;
+		unsigned flags;
+		int err;
+	} table[] = {
+		{ 0, 0, -ESTALE }, { 4, 0, -ESTALE }, { 5, 0, 0 }, { 6, 0, 0 }, { 4, CTL_OPEN_RDONLY, 0 },
+		{ 4, CTL_OPEN_NO_LANES, 0 }, { 4, CTL_OPEN_TAKEOVER, 0 },
+	};
+	uint8_t id[16] = { 1, 2, 3 };
+
+	link_rig_init(&rig, "");
+	link_rig_format(&rig);
+	cr_assert_eq(rig.link->ops->fence(rig.link, 0, 5, id), 0, "%s", errmsg_get());
+	link_rig_close(&rig);
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		rig.cfg.epoch = table[i].epoch;
+		rig.cfg.open_flags = table[i].flags;
+		cr_expect_eq(link_rig_open(&rig, false), table[i].err, "%zu: %d %s", i, rig.link->err, rig.link->err_text);
+		if (table[i].err)
+			cr_expect(strstr(rig.link->err_text, "fenced at epoch 5"), "%zu: %s", i, rig.link->err_text);
+		link_rig_close(&rig);
+	}
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
 /* Nothing but the link's own descriptors wakes the owner, and the target, which ends after a second of silence, stays. */
 Test(link, an_idle_link_keeps_itself_alive, .timeout = LIMIT)
 {

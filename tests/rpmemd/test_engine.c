@@ -40,7 +40,7 @@ static void set_up(void)
 	cr_assert_eq(copy_format(&pm, &fmt), 0);
 	cr_assert_eq(copy_open(&pm, false, &copy), 0);
 	cr_assert_eq(engine_new(&(struct engine_cfg){ .pm = &pm, .copy = copy, .floor = 4096, .fs = true }, &engine), 0);
-	cr_assert_eq(redo_builder_new(MEDIA_RING_BYTES_MIN / REDO_RING_SHARE, &builder), 0);
+	cr_assert_eq(redo_builder_new(MEDIA_RING_BYTES_MIN / REDO_RING_SHARE, copy_geom(copy)->pool_seed, &builder), 0);
 	first_blk = copy_geom(copy)->group0_blk + MEDIA_GROUP_META_BLKS;
 }
 
@@ -268,6 +268,39 @@ Test(engine, an_old_epoch_is_fenced_before_a_byte_is_stored)
 	cr_expect_eq(send_ok(), WIRE_FENCED);
 	cr_expect(block_is(first_blk, 0));
 	cr_expect_eq(le64_get(ack.head_seq), 0);
+}
+
+/* The session's epoch is known before the record is: the first message of a train stores nothing either. */
+Test(engine, a_train_of_a_fenced_session_stores_nothing)
+{
+	struct copy_page page = *copy_page(copy);
+	struct rec r = record(first_blk, 1, 7);
+
+	engine_delete(engine);
+	cr_assert_eq(engine_new(&(struct engine_cfg){ .pm = &pm, .copy = copy, .floor = 4096, .fs = true, .epoch = 4 },
+				&engine), 0);
+	page.fence_epoch = 5;
+	cr_assert_eq(copy_page_set(copy, &page), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		req(0, LANE_COMMIT, 1);
+		range(media_off(first_blk), 4096, LANE_RANGE_INLINE);
+		payload(page_of[7], 4096);
+		piece(r.bytes, i ? 64 : 0, i ? r.len - 64 : 64, r.len);
+		cr_expect_eq(send_ok(), WIRE_FENCED);
+		cr_expect(block_is(first_blk, 0));
+	}
+	page.fence_epoch = 4; /* not above the session's: the record's own epoch decides */
+	cr_assert_eq(copy_page_set(copy, &page), 0);
+	commit_req(&r, first_blk, 7);
+	cr_expect_eq(send_ok(), WIRE_FENCED);
+	cr_expect(block_is(first_blk, 0));
+	{
+		struct copy_point head = copy_head(copy);
+
+		r = record_at(&head, 4, first_blk, 1, 7);
+	}
+	commit_req(&r, first_blk, 7);
+	cr_expect_eq(send_ok(), WIRE_OK);
 }
 
 Test(engine, another_history_is_refused_before_a_byte_is_stored)
