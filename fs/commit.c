@@ -22,7 +22,7 @@ int commit_init(struct fs *fs)
 	fs->settled = fs->acked = fs->running.seq - 1;
 	fs->waiters_end = &fs->waiters;
 	fs->all_end = &fs->all_waiters;
-	return redo_builder_new(FS_RECORD_MAX(fs), &fs->builder);
+	return redo_builder_new(FS_RECORD_MAX(fs), fs->geom.pool_seed, &fs->builder);
 }
 
 void commit_fini(struct fs *fs)

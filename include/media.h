@@ -85,7 +85,7 @@ struct media_sb_omf {
 	le64_t  ring_bytes;        /*  48  multiple of the block size */
 	le64_t  group0_blk;        /*  56 */
 	le64_t  root_blk;          /*  64  where the file system's own metadata starts */
-	le64_t  hash_seed;         /*  72  of directory hashes, random */
+	le64_t  hash_seed;         /*  72  random secret of the pool: directory hashes, mark of its records */
 	le64_t  created_ns;        /*  80  since 1970 */
 	le64_t  generation;        /*  88  the greater one counts */
 	le64_t  tail_seq;          /*  96  all records up to here are applied in place */
@@ -129,6 +129,7 @@ static_assert(offsetof(struct media_page_omf, csum) == 508, "media_page_omf csum
 struct media_geom {
 	uint64_t blk_count, group0_blk, group_count;
 	uint64_t ring_bytes;
+	uint64_t pool_seed; /* hash_seed of the superblock */
 };
 
 static inline uint64_t media_off(uint64_t blk) { return blk << MEDIA_BLOCK_SHIFT; }

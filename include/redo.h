@@ -33,7 +33,8 @@ struct redo_hdr_omf {
 	le32_t  line_blks;    /*  64 */
 	le32_t  line_count;   /*  68  sum of mask bits */
 	le64_t  time_ns;      /*  72  when it was closed, since 1970; informative */
-	uint8_t zero[48];     /*  80 */
+	le64_t  pool_seed;    /*  80  the pool's secret: bytes of a user's file in a line cannot pass for a record */
+	uint8_t zero[40];     /*  88 */
 };
 static_assert(sizeof(struct redo_hdr_omf) == 128, "redo_hdr_omf size");
 
@@ -56,8 +57,8 @@ static_assert(sizeof(struct redo_lines_omf) == 24, "redo_lines_omf size");
 
 struct redo_builder;
 
-/* max_bytes: the record bound of the ring. -ENOMEM. */
-int redo_builder_new(uint64_t max_bytes, struct redo_builder **out);
+/* max_bytes: the record bound of the ring; pool_seed: of its geometry. -ENOMEM. */
+int redo_builder_new(uint64_t max_bytes, uint64_t pool_seed, struct redo_builder **out);
 void redo_builder_delete(struct redo_builder *b);
 void redo_begin(struct redo_builder *b);
 /* In any order; each block at most once per list. -ENOMEM only; the size bound is checked by redo_bytes' callers. */
@@ -85,7 +86,8 @@ struct redo_view {
 	const uint8_t *line_bytes;
 };
 
-/* Length of the record whose header is at hdr (128 bytes), or 0 when magic, version or length are not a record's. */
+/* Length of the record whose header is at hdr (128 bytes), or 0 when magic, version, length or the pool's mark are not a
+ * record's. */
 uint32_t redo_peek_len(const void *hdr, const struct media_geom *geom);
 
 /* Validates the whole record against geom: bounds, order, types, counts, checksum. buf: aligned to 8 bytes. -EBADMSG:

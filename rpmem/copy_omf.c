@@ -208,6 +208,7 @@ int copy_sb_check(const struct media_sb_omf *sb, uint64_t pool_bytes, struct med
 	if (!ring_bytes || copy_geometry(blk_count * MEDIA_BLOCK_BYTES, ring_bytes, &g) || g.blk_count != blk_count ||
 		!sb_places_ok(sb, &g))
 		return errmsg_set(-EBADMSG, "superblock: malformed");
+	g.pool_seed = le64_get(sb->hash_seed);
 	*geom = g;
 	return 0;
 }

@@ -35,6 +35,7 @@ struct vec { /* grows by doubling, never shrinks */
 };
 
 struct redo_builder {
+	uint64_t pool_seed;
 	uint64_t max_bytes;
 	struct vec linked, csums, freed, lines, line_bytes;
 	uint8_t *rec; /* max_bytes */
@@ -58,7 +59,7 @@ static void *vec_add(struct vec *vec, size_t count)
 	return (uint8_t *)vec->at + (vec->count - count) * vec->item_bytes;
 }
 
-int redo_builder_new(uint64_t max_bytes, struct redo_builder **out)
+int redo_builder_new(uint64_t max_bytes, uint64_t pool_seed, struct redo_builder **out)
 {
 	struct redo_builder *b = calloc(1, sizeof(*b));
 
@@ -72,6 +73,7 @@ int redo_builder_new(uint64_t max_bytes, struct redo_builder **out)
 		return -ENOMEM;
 	}
 	b->max_bytes = max_bytes;
+	b->pool_seed = pool_seed;
 	b->linked.item_bytes = b->freed.item_bytes = sizeof(struct build_run);
 	b->csums.item_bytes = sizeof(uint32_t);
 	b->lines.item_bytes = sizeof(struct build_lines);
@@ -321,7 +323,8 @@ int redo_finish(struct redo_builder *b, uint64_t seq, uint64_t epoch, const stru
 		.version = le16_put(REDO_VERSION),
 		.seq = le64_put(seq),
 		.epoch = le64_put(epoch),
-		.time_ns = le64_put(time_ns) };
+		.time_ns = le64_put(time_ns),
+		.pool_seed = le64_put(b->pool_seed) };
 	uint64_t freed_blks = 0;
 	uint32_t bytes;
 
@@ -371,7 +374,8 @@ uint32_t redo_peek_len(const void *hdr, const struct media_geom *geom)
 
 	memcpy(&h, hdr, sizeof(h));
 	len = le32_get(h.len);
-	if (le32_get(h.magic) != REDO_MAGIC || le16_get(h.version) != REDO_VERSION)
+	if (le32_get(h.magic) != REDO_MAGIC || le16_get(h.version) != REDO_VERSION ||
+		le64_get(h.pool_seed) != geom->pool_seed)
 		return 0;
 	if (len < sizeof(h) || len % MEDIA_LINE_BYTES || len > geom->ring_bytes / REDO_RING_SHARE)
 		return 0;

@@ -19,7 +19,7 @@ static uint8_t meta[4096], data[4096];
 
 static void setup(void)
 {
-	cr_assert_eq(redo_builder_new(REC_MAX, &b), 0);
+	cr_assert_eq(redo_builder_new(REC_MAX, 0, &b), 0);
 	redo_begin(b);
 	for (unsigned i = 0; i < 4096; i++) {
 		meta[i] = (uint8_t)(i * 7 + i / 64);

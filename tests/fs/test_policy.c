@@ -470,7 +470,7 @@ Test(policy, different_history_is_refused)
 
 		cr_assert_eq(copy_open(&sim_targets[0].pm, false, &other), 0);
 		theirs = copy_head(other);
-		cr_assert_eq(redo_builder_new(MIB, &b), 0);
+		cr_assert_eq(redo_builder_new(MIB, copy_geom(other)->pool_seed, &b), 0);
 		redo_begin(b);
 		cr_assert_eq(redo_finish(b, theirs.seq + 1, theirs.epoch, &theirs.hash, 99, &rec, &len, &after), 0);
 		cr_assert_eq(copy_append(other, rec, len), 0, "%s", errmsg_get());

@@ -38,7 +38,7 @@ static void on_ended(void *arg, int err)
 
 static void target_up(unsigned lanes, unsigned connect_ms, unsigned idle_ms)
 {
-	struct copy_format fmt = { .hash_seed = 1, .page = { .role = MEDIA_ROLE_REPLICA, .state = MEDIA_CONSISTENT } };
+	struct copy_format fmt = { .hash_seed = CHAIN_SEED, .page = { .role = MEDIA_ROLE_REPLICA, .state = MEDIA_CONSISTENT } };
 	struct engine_cfg engine = { .pm = &rig.pm, .floor = 4096 };
 	struct lanes_cfg cfg = {
 		.provider = "tcp",

@@ -9,6 +9,8 @@
 #include "csum.h"
 #include "redo.h"
 
+#define CHAIN_SEED 7u /* hash_seed of the copies it goes to */
+
 struct chain {
 	struct redo_builder *builder;
 	struct copy_point at;  /* newest commit made */
@@ -17,7 +19,7 @@ struct chain {
 
 static inline void chain_init(struct chain *chain, const struct media_geom *geom, const struct copy_point *at)
 {
-	cr_assert_eq(redo_builder_new(4u << 20, &chain->builder), 0);
+	cr_assert_eq(redo_builder_new(4u << 20, CHAIN_SEED, &chain->builder), 0);
 	chain->at = *at;
 	chain->first_blk = geom->group0_blk + MEDIA_GROUP_META_BLKS;
 }

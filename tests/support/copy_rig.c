@@ -22,7 +22,8 @@ void rig_init(struct rig *rig, uint64_t pool_bytes, uint64_t ring_bytes)
 	cr_assert_eq(copy_format(&rig->pm, &fmt), 0, "%s", errmsg_get());
 	cr_assert_eq(copy_open(&rig->pm, false, &rig->copy), 0, "%s", errmsg_get());
 	rig->first = copy_geom(rig->copy)->group0_blk + MEDIA_GROUP_META_BLKS;
-	cr_assert_eq(redo_builder_new(copy_geom(rig->copy)->ring_bytes / REDO_RING_SHARE, &rig->b), 0);
+	cr_assert_eq(redo_builder_new(copy_geom(rig->copy)->ring_bytes / REDO_RING_SHARE,
+					  copy_geom(rig->copy)->pool_seed, &rig->b), 0);
 	redo_begin(rig->b);
 }
 

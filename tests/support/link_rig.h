@@ -98,7 +98,7 @@ static inline void link_rig_close(struct link_rig *rig)
 /* Creates and formats the replica and starts a chain at sequence 0. */
 static inline void link_rig_format(struct link_rig *rig)
 {
-	struct copy_format fmt = { .hash_seed = 7, .ring_bytes = LINK_RIG_RING,
+	struct copy_format fmt = { .hash_seed = CHAIN_SEED, .ring_bytes = LINK_RIG_RING,
 				   .page = { .role = MEDIA_ROLE_REPLICA, .state = MEDIA_CONSISTENT } };
 	struct media_geom geom;
 
