@@ -30,7 +30,6 @@ static void chunk_delete(struct fs *fs, struct fresh_chunk *c)
 {
 	if (fs->fresh_last == c)
 		fs->fresh_last = NULL;
-	/* The analyzer does not see that uthash frees the table with its last entry only. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
 	HASH_DEL(fs->fresh, c);
 	free(c);
 }
