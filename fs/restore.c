@@ -36,6 +36,7 @@ struct restore {
 	uint64_t epoch;
 	uint8_t epoch_id[16];
 	bool local_healthy;
+	bool local_blank;    /* parts are there, nothing was ever stored behind their headers */
 	struct copy_point local_head;
 	struct pool *pool;
 	struct copy *copy;
@@ -50,12 +51,24 @@ static enum restore_exit exit_of(int err)
 
 /* ---------------------------------------------------------------- 1 look */
 
+/* Whether per-copy page and superblocks are all zero: a restore or mkfs was cut off before it wrote them. */
+static bool never_formatted(const struct pm *pm)
+{
+	const uint8_t *at = pm_ptr(pm, media_off(MEDIA_PAGE_BLK));
+
+	for (uint64_t i = 0; i < media_off(MEDIA_RING_BLK - MEDIA_PAGE_BLK); i++)
+		if (at[i])
+			return false;
+	return true;
+}
+
 /* Parts that open and hold an inconsistent copy are kept open: an earlier restore made them. */
 static int look_copy(struct restore *rs)
 {
 	int err = copy_open(&rs->pool->pm, false, &rs->copy);
 
-	if (err && !rs->cfg->replace)
+	rs->local_blank = err && never_formatted(&rs->pool->pm);
+	if (err && !rs->cfg->replace && !rs->local_blank)
 		return refused("the local parts hold no healthy copy (%s); --replace to overwrite them", errmsg_get());
 	if (!err && copy_page(rs->copy)->state == MEDIA_INCONSISTENT)
 		return 0;
@@ -460,7 +473,7 @@ static int resume(struct restore *rs)
 static int create(struct restore *rs, struct copy_format *fmt, bool replace)
 {
 	struct pool_attr attr = { .signature = POOLHDR_FS_SIGNATURE, .major = POOLHDR_FS_MAJOR };
-	unsigned flags = POOL_COLD | (replace ? POOL_REPLACE : 0) | (rs->cfg->sparse ? POOL_SPARSE : 0);
+	unsigned flags = POOL_COLD | (replace || rs->local_blank ? POOL_REPLACE : 0) | (rs->cfg->sparse ? POOL_SPARSE : 0);
 	int err = pool_create(rs->set, 0, &attr, flags, &rs->pool);
 
 	if (err == -EEXIST)

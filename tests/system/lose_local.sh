@@ -71,7 +71,8 @@ test_no_replica_to_restore_from() {
 }
 
 # A killed restore leaves a copy marked inconsistent: the next restore goes on. Killed before there was a superblock it
-# leaves parts that only --replace overwrites; killed after the end, a healthy copy, which stays.
+# leaves parts that hold nothing, which the next one makes anew; killed in the middle of a part's header, one that only
+# --replace overwrites; killed after the end, a healthy copy, which stays.
 test_interrupted_restore_goes_on() {
 	local pid
 	rm "$WORK/p/local.part0"
