@@ -73,7 +73,7 @@ struct repl_link_ops {
 	int (*settle)(struct repl_link *link);
 	/* As settle, but for those that were started before the newest `young` ones; reads and writes only are outstanding. */
 	int (*settle_old)(struct repl_link *link, unsigned young);
-	/* One control request, blocking at most the link's deadline. */
+	/* One control request, blocking at most the link's deadline; those that change the copy, connect_ms. */
 	int (*chain)(struct repl_link *link, uint64_t seq, struct copy_point *point);
 	int (*format)(struct repl_link *link, const struct copy_format *fmt);
 	int (*fence)(struct repl_link *link, uint64_t expected, uint64_t epoch, const uint8_t id[16]);

@@ -19,13 +19,16 @@ uint64_t channel_now_ns(void)
 
 struct deadline deadline_in(unsigned ms, const bool *cancel)
 {
-	return (struct deadline){ channel_now_ns() + ms * 1000000ull, cancel };
+	return (struct deadline){ .ns = channel_now_ns() + ms * 1000000ull, .cancel = cancel };
 }
 
 int deadline_slice(const struct deadline *deadline)
 {
-	uint64_t now = channel_now_ns(), left_ms;
+	uint64_t now, left_ms;
 
+	if (deadline->tend)
+		deadline->tend(deadline->arg);
+	now = channel_now_ns();
 	if (deadline->cancel && __atomic_load_n(deadline->cancel, __ATOMIC_ACQUIRE))
 		return errmsg_set(-ECANCELED, "given up");
 	if (now >= deadline->ns)

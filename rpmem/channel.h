@@ -23,6 +23,8 @@ struct channel;
 struct deadline {
 	uint64_t ns;        /* CLOCK_MONOTONIC */
 	const bool *cancel; /* read atomically; NULL: nothing */
+	void (*tend)(void *arg); /* called before each slice, by who waits; NULL: nothing to tend */
+	void *arg;
 };
 uint64_t channel_now_ns(void);
 struct deadline deadline_in(unsigned ms, const bool *cancel);

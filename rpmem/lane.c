@@ -167,6 +167,15 @@ static int lane_clock(struct lane *lane, uint64_t now)
 	return now - later(oldest->posted_ns, lane->heard_ns) > lane->notice_ns ? silent(lane) : 0;
 }
 
+void lane_excuse(struct lane *lane)
+{
+	uint64_t now = channel_now_ns();
+
+	lane->heard_ns = now;
+	if (lane->seq_acked != lane->seq)
+		lane->sent[(lane->seq_acked + 1) % lane->window].posted_ns = now;
+}
+
 int lane_poll(struct lane *lane)
 {
 	struct fab_event events[FAB_EVENTS_MAX];

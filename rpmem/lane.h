@@ -41,6 +41,8 @@ void lane_delete(struct lane *lane); /* NULL is allowed */
 /* Posts what can be posted, takes what has come, PINGs, checks deadlines. 0, or why the lane is dead: -ETIMEDOUT: the target
  * has not answered for notice_ms; -ECONNRESET; a refused commit: the errno of its status. */
 int lane_poll(struct lane *lane);
+/* The target is busy for us elsewhere: what it has not answered until now does not count as silence. */
+void lane_excuse(struct lane *lane);
 /* Sleeps until something may have come, at most timeout_ms. */
 int lane_wait(struct lane *lane, int timeout_ms);
 const struct lane_news *lane_news(const struct lane *lane);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include "errmsg.h"
 
@@ -169,17 +170,58 @@ struct deadline link_deadline(const struct link *link)
 	return deadline_in(link->cfg.notice_ms, NULL);
 }
 
-/* A refused request leaves the link UP; a channel that failed or fell out of step does not. */
+/* What only looks is answered at once, and asked by a loop that serves others. What changes the copy may take long, and no
+ * lane is answered meanwhile. */
+static unsigned request_ms(const struct link *link, uint16_t type)
+{
+	bool looks = type == CTL_CHAIN || type == CTL_STATUS;
+
+	return looks || link->connect_ms < link->cfg.notice_ms ? link->cfg.notice_ms : link->connect_ms;
+}
+
+/* The lanes while a control request is under way. */
+struct tending {
+	struct session *session;
+	bool dead; /* cancels the request */
+	int err;
+	char text[ERRMSG_BYTES_MAX];
+};
+
+/* Takes what comes and sends what is due, so that neither end calls the other silent. */
+static void lanes_tend(void *arg)
+{
+	struct tending *t = arg;
+
+	for (unsigned i = 0; i < t->session->lane_count && !t->dead; i++) {
+		lane_excuse(t->session->lanes[i]);
+		t->err = lane_poll(t->session->lanes[i]);
+		t->dead = t->err;
+	}
+	if (t->dead)
+		snprintf(t->text, sizeof(t->text), "%s", errmsg_get());
+}
+
+/* A refused request leaves the link UP; a channel that failed or fell out of step, or a lane that did, does not. */
 static int control(struct link *link, const struct ctl_msg *msg, struct ctl_msg *answer)
 {
-	struct deadline deadline = link_deadline(link);
+	struct tending tending = { .session = link->session };
+	struct deadline deadline = deadline_in(request_ms(link, msg->type), &tending.dead);
 	int err = link_ready(&link->pub);
 
 	if (err)
 		return err;
+	deadline.tend = lanes_tend;
+	deadline.arg = &tending;
 	err = channel_request(link->session->channel, msg, answer, &deadline);
+	if (tending.dead) {
+		errmsg_set(tending.err, "%s", tending.text);
+		link_failed(link, tending.err);
+		return tending.err;
+	}
 	if (err && answer->type != CTL_ERROR)
 		link_failed(link, err);
+	for (unsigned i = 0; i < link->session->lane_count; i++)
+		lane_excuse(link->session->lanes[i]);
 	return err;
 }
 

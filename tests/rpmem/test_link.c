@@ -2,6 +2,7 @@
 #include "tests/support/link_rig.h"
 
 #include <errno.h>
+#include <pthread.h>
 
 #define LIMIT 90
 
@@ -192,6 +193,61 @@ Test(link, an_idle_link_keeps_itself_alive, .timeout = LIMIT)
 	link_rig_commit(&rig);
 	cr_expect_eq(rig.link->acked, 1);
 	cr_expect_eq(rig.link->count.peer_rx_msgs, 1, "PINGs were counted");
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
+static void *wake_later(void *arg)
+{
+	poll(NULL, 0, 1500);
+	kill(*(pid_t *)arg, SIGCONT);
+	return NULL;
+}
+
+/* A request that takes the target longer than notice_ms, during which it answers no lane either. Made slow by stopping it. */
+Test(link, a_slow_control_request_is_no_loss, .timeout = LIMIT)
+{
+	struct copy_page page;
+	pthread_t waker;
+	uint64_t start;
+	pid_t pid;
+
+	link_rig_init(&rig, "");
+	rig.cfg.notice_ms = 500;
+	link_rig_format(&rig);
+	link_rig_commit(&rig);
+	pid = child_find();
+	cr_assert_gt(pid, 0);
+	cr_assert_eq(kill(pid, SIGSTOP), 0);
+	start = now_ms();
+	cr_assert_eq(pthread_create(&waker, NULL, wake_later, &pid), 0);
+	cr_expect_eq(rig.link->ops->checkpoint_all(rig.link), 0, "%s", errmsg_get());
+	cr_expect_geq(now_ms() - start, 1000);
+	pthread_join(waker, NULL);
+	page = rig.link->peer.page;
+	cr_expect_eq(rig.link->ops->page(rig.link, &page), 0, "%s", errmsg_get());
+	link_rig_commit(&rig);
+	cr_expect_eq(rig.link->state, REPL_UP, "%s", rig.link->err_text);
+	cr_expect_eq(rig.link->acked, 2);
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
+/* A target that ends during a request is noticed at once, not when the request's longer time is over. */
+Test(link, a_target_killed_during_a_request_is_noticed_at_once, .timeout = LIMIT)
+{
+	uint64_t start;
+	pid_t pid;
+
+	link_rig_init(&rig, "");
+	link_rig_format(&rig);
+	pid = child_find();
+	cr_assert_gt(pid, 0);
+	cr_assert_eq(kill(pid, SIGKILL), 0);
+	start = now_ms();
+	cr_expect_lt(rig.link->ops->checkpoint_all(rig.link), 0);
+	cr_expect_lt(now_ms() - start, 1000);
+	cr_expect_eq(rig.link->state, REPL_DOWN);
 	chain_fini(&rig.chain);
 	link_rig_fini(&rig);
 }
