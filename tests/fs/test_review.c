@@ -744,5 +744,4 @@ Test(review, user_bytes_do_not_pass_for_a_record)
 		copy_close(c);
 	}
 	redo_builder_delete(b);
-	core_rig_free(&rig);
 }
