@@ -27,7 +27,9 @@
 #include <unistd.h>
 #include "log.h"
 
-#define READ_ROUNDS 4u         /* while busy the FUSE descriptor is read every so many rounds */
+#define READ_ROUNDS 4u         /* while busy the FUSE descriptor is read every so many rounds ... */
+#define CROWD_ROUNDS 16u       /* ... but in so many rounds on end after a request has come, since others may be about */
+#define SERVE_MAX 16u          /* requests served in one such round */
 #define SPIN_NS 20000000ull    /* a busy wait longer than this sleeps */
 #define BUSY_SLEEP_MS 5        /* at most so long, links' timers apart */
 #define IDLE_MS 2
@@ -47,6 +49,7 @@ struct loop {
 	uint64_t leave_by_ns;
 	pthread_t unmounter;
 	unsigned rounds;        /* of the present busy wait */
+	unsigned crowd;         /* rounds left in which the descriptor is read at once */
 	uint64_t busy_since_ns; /* 0: not busy */
 };
 
@@ -217,6 +220,21 @@ static void wait_busy(struct loop *loop)
 		sleep_for(loop, BUSY_SLEEP_MS);
 }
 
+/* While a commit flies only others than its waiters send requests: all that are there go into the next commit together.
+ * One client alone never does, and is spared the reading. */
+static bool serve_some(struct loop *loop)
+{
+	unsigned served = 0;
+
+	while (served < SERVE_MAX && serve(loop))
+		served++;
+	if (served > 0)
+		loop->crowd = CROWD_ROUNDS;
+	else if (loop->crowd > 0)
+		loop->crowd--;
+	return served > 0;
+}
+
 static void round_busy(struct loop *loop, bool moved)
 {
 	bool served = false;
@@ -225,8 +243,9 @@ static void round_busy(struct loop *loop, bool moved)
 		loop->busy_since_ns = front_now_ns();
 		loop->rounds = 0;
 	}
-	if (++loop->rounds % READ_ROUNDS == 0)
-		served = serve(loop);
+	loop->rounds++;
+	if (loop->crowd > 0 || loop->rounds % READ_ROUNDS == 0)
+		served = serve_some(loop);
 	if (!moved && !served)
 		wait_busy(loop);
 }
