@@ -13,6 +13,8 @@
 #include <string.h>
 #include "errmsg.h"
 
+#define RUN_BLKS_MAX 256u /* 1 MiB a read */
+
 struct pull {
 	struct repl_link *link;
 	struct media_geom geom; /* of the replica */
@@ -139,28 +141,45 @@ int pull_peek_state(struct repl_link *link, struct fs_state_omf *state)
 
 /* ---------------------------------------------------------------- records taken over */
 
-/* The data of one linked run, block by block into the local pool. */
-static int take_run(
-	struct repl_link *link, struct copy *copy, uint64_t seq, uint64_t blk, uint32_t count, const le32_t *csums)
+struct taker {
+	struct repl_link *link;
+	struct copy *copy;
+	uint8_t *buf; /* RUN_BLKS_MAX blocks */
+};
+
+/* Whether count blocks from blk on, at content, are what a record links. */
+static int blks_check(uint64_t seq, uint64_t blk, uint32_t count, const uint8_t *content, const le32_t *csums)
 {
-	uint8_t content[MEDIA_BLOCK_BYTES];
-
-	for (uint32_t i = 0; i < count; i++) {
-		int err = link->ops->read(link, media_off(blk + i), content, sizeof(content));
-
-		if (!err)
-			err = link->ops->settle(link);
-		if (err)
-			return err;
-		if (csum_crc32c(0, content, sizeof(content)) != le32_get(csums[i]))
+	for (uint32_t i = 0; i < count; i++, content += MEDIA_BLOCK_BYTES)
+		if (csum_crc32c(0, content, MEDIA_BLOCK_BYTES) != le32_get(csums[i]))
 			return errmsg_set(-EBADMSG, "block 0x%" PRIx64 " there is not what commit %" PRIu64 " says",
 				blk + i, seq);
-		pm_write(copy_pm(copy), media_off(blk + i), content, sizeof(content));
-	}
 	return 0;
 }
 
-static int take_data(struct repl_link *link, struct copy *copy, const struct redo_view *v)
+/* The data of one linked run into the local pool, a buffer at a time. */
+static int take_run(struct taker *t, uint64_t seq, uint64_t blk, uint32_t count, const le32_t *csums)
+{
+	int err = copy_back_group(t->copy, media_group_of(copy_geom(t->copy), blk)); /* a run lies in one group */
+
+	while (count && !err) {
+		uint32_t part = count < RUN_BLKS_MAX ? count : RUN_BLKS_MAX, bytes = part * MEDIA_BLOCK_BYTES;
+
+		err = t->link->ops->read(t->link, media_off(blk), t->buf, bytes);
+		if (!err)
+			err = t->link->ops->settle(t->link);
+		if (!err)
+			err = blks_check(seq, blk, part, t->buf, csums);
+		if (!err)
+			pm_write(copy_pm(t->copy), media_off(blk), t->buf, bytes);
+		blk += part;
+		csums += part;
+		count -= part;
+	}
+	return err;
+}
+
+static int take_data(struct taker *t, const struct redo_view *v)
 {
 	const le32_t *csums = v->csums;
 
@@ -169,11 +188,11 @@ static int take_data(struct repl_link *link, struct copy *copy, const struct red
 		uint64_t blk = le64_get(v->linked[i].blk);
 		int err;
 
-		if (blk + count > copy_geom(copy)->blk_count)
+		if (blk + count > copy_geom(t->copy)->blk_count)
 			return errmsg_set(
 				-ENOSPC, "block 0x%" PRIx64 " lies behind the end of the local pool", blk + count - 1);
 		if (le32_get(v->linked[i].type) == MEDIA_DATA) {
-			err = take_run(link, copy, v->seq, blk, count, csums);
+			err = take_run(t, v->seq, blk, count, csums);
 			if (err)
 				return err;
 		}
@@ -181,11 +200,6 @@ static int take_data(struct repl_link *link, struct copy *copy, const struct red
 	}
 	return 0;
 }
-
-struct taker {
-	struct repl_link *link;
-	struct copy *copy;
-};
 
 /* Appends; when the ring is full, what is in it is applied first. */
 static int take_record(void *arg, const struct redo_view *v)
@@ -197,7 +211,7 @@ static int take_record(void *arg, const struct redo_view *v)
 
 	if (v->seq <= copy_head(t->copy).seq)
 		return 0;
-	err = take_data(t->link, t->copy, v);
+	err = take_data(t, v);
 	if (!err)
 		err = copy_append(t->copy, rec, v->len);
 	if (err != -ENOSPC)
@@ -208,9 +222,11 @@ static int take_record(void *arg, const struct redo_view *v)
 
 int attach_pull(struct copy *copy, struct repl_link *link)
 {
-	struct taker t = { .link = link, .copy = copy };
+	struct taker t = { .link = link, .copy = copy, .buf = malloc(RUN_BLKS_MAX * MEDIA_BLOCK_BYTES) };
+	int err = t.buf ? pull_walk(link, take_record, &t) : errmsg_set(-ENOMEM, "no memory for blocks");
 
-	return pull_walk(link, take_record, &t);
+	free(t.buf);
+	return err;
 }
 
 /* ---------------------------------------------------------------- records handed on */
@@ -219,34 +235,51 @@ struct forward {
 	struct repl_link *from, *to;
 };
 
+/* Starts reading a run into buf, which is to be sent on block by block. */
+static int forward_start(struct forward *f, uint64_t blk, uint32_t count, uint8_t *buf, struct repl_range *ranges)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < count && !err; i += RUN_BLKS_MAX) {
+		uint32_t part = count - i < RUN_BLKS_MAX ? count - i : RUN_BLKS_MAX;
+
+		err = f->from->ops->read(
+			f->from, media_off(blk + i), buf + media_off(i), part * MEDIA_BLOCK_BYTES);
+	}
+	for (uint32_t i = 0; i < count; i++)
+		ranges[i] = (struct repl_range){
+			.off = media_off(blk + i), .len = MEDIA_BLOCK_BYTES, .src = buf + media_off(i)
+		};
+	return err;
+}
+
 /* All data the record links, one run behind the other in buf, each block checked. */
 static int forward_read(
 	struct forward *f, const struct redo_view *v, uint8_t *buf, struct repl_range *ranges, unsigned *count)
 {
 	const le32_t *csums = v->csums;
+	int err = 0, settled;
 
-	for (uint32_t i = 0; i < v->linked_runs; i++) {
+	for (uint32_t i = 0; i < v->linked_runs && !err; i++) {
 		uint32_t blks = le32_get(v->linked[i].count);
-		uint64_t off = media_off(le64_get(v->linked[i].blk));
 
-		for (uint32_t j = 0; le32_get(v->linked[i].type) == MEDIA_DATA && j < blks;
-			j++, buf += MEDIA_BLOCK_BYTES) {
-			int err = f->from->ops->read(f->from, off + media_off(j), buf, MEDIA_BLOCK_BYTES);
+		if (le32_get(v->linked[i].type) != MEDIA_DATA)
+			continue;
+		err = forward_start(f, le64_get(v->linked[i].blk), blks, buf + media_off(*count), ranges + *count);
+		*count += blks;
+	}
+	settled = f->from->ops->settle(f->from); /* after a failure as well: buf is freed then */
+	err = err ? err : settled;
+	for (uint32_t i = 0; i < v->linked_runs && !err; i++) {
+		uint32_t blks = le32_get(v->linked[i].count);
 
-			if (!err)
-				err = f->from->ops->settle(f->from);
-			if (!err && csum_crc32c(0, buf, MEDIA_BLOCK_BYTES) != le32_get(csums[j]))
-				err = errmsg_set(-EBADMSG,
-					"block 0x%" PRIx64 " is not what commit %" PRIu64 " says any more",
-					le64_get(v->linked[i].blk) + j, v->seq);
-			if (err)
-				return err;
-			ranges[(*count)++] =
-				(struct repl_range){ .off = off + media_off(j), .len = MEDIA_BLOCK_BYTES, .src = buf };
+		if (le32_get(v->linked[i].type) == MEDIA_DATA) {
+			err = blks_check(v->seq, le64_get(v->linked[i].blk), blks, buf, csums);
+			buf += media_off(blks);
 		}
 		csums += blks;
 	}
-	return 0;
+	return err;
 }
 
 static int forward_wait(struct repl_link *to, uint64_t seq)
