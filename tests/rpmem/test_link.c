@@ -125,6 +125,47 @@ Test(link, resync_over_four_lanes, .timeout = LIMIT)
 	link_rig_fini(&rig);
 }
 
+/* Reads over several lanes are waited for in the order they were started: whatever the number of lanes, what is older
+ * than the newest `young` ones is there. What the pool holds is zero, so a piece that is there has lost its mark. */
+static void reaped_in_order(unsigned lanes)
+{
+	enum { PIECES = 40 };
+	size_t piece = 500000;
+	uint8_t *got = malloc(PIECES * piece);
+
+	cr_assert(got);
+	memset(got, 0xee, PIECES * piece);
+	link_rig_init(&rig, "");
+	rig.cfg.lanes = lanes;
+	rig.cfg.spin = true;
+	link_rig_format(&rig);
+	for (unsigned i = 0; i < PIECES; i++)
+		cr_assert_eq(rig.link->ops->read(rig.link, rig.chain.first_blk * MEDIA_BLOCK_BYTES, got + i * piece,
+						 (uint32_t)piece), 0, "%s", errmsg_get());
+	for (unsigned done = 1; done <= PIECES; done++) {
+		cr_assert_eq(rig.link->ops->settle_old(rig.link, PIECES - done), 0, "%s", errmsg_get());
+		for (unsigned i = 0; i < done; i++) {
+			cr_expect_eq(got[i * piece], 0, "%u lanes: piece %u of %u", lanes, i, done);
+			cr_expect_eq(got[(i + 1) * piece - 1], 0, "%u lanes: end of piece %u of %u", lanes, i, done);
+		}
+	}
+	cr_assert_eq(rig.link->ops->settle(rig.link), 0, "%s", errmsg_get());
+	cr_expect_eq(got[PIECES * piece - 1], 0);
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+	free(got);
+}
+
+Test(link, old_reads_are_there_before_young_ones_on_one_lane, .timeout = LIMIT)
+{
+	reaped_in_order(1);
+}
+
+Test(link, old_reads_are_there_before_young_ones_on_four_lanes, .timeout = LIMIT)
+{
+	reaped_in_order(REPL_RESTORE_LANES);
+}
+
 /* A fence is a compare-and-set; records of an older epoch are refused afterwards, and that is the end of the link. */
 Test(link, fenced_copy_refuses_the_old_epoch, .timeout = LIMIT)
 {
