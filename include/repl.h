@@ -31,7 +31,7 @@ struct repl_peer {
 };
 
 struct repl_counters {
-	uint64_t commits, round_trips, bytes_sent;   /* as counted here; a round trip is a request and its answer; PINGs not */
+	uint64_t commits, round_trips, bytes_sent;   /* as counted here; a round trip is a request and its answer; upkeep not (lane_op_is_upkeep) */
 	uint64_t peer_rx_bytes, peer_rx_msgs;        /* as reported by the target in its newest answer */
 };
 

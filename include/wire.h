@@ -167,6 +167,11 @@ enum lane_op {
 	LANE_DEEP,       /* as LANE_WRITE, and out of the platform's own buffers */
 	LANE_OP_LAST = LANE_DEEP,
 };
+/* Requests that carry nobody's data and that nobody waits for: no counter on either side knows them. */
+static inline int lane_op_is_upkeep(unsigned op)
+{
+	return op == LANE_PING || op == LANE_CHECKPOINT;
+}
 
 enum lane_flags {
 	LANE_MORE = 1u, /* COMMIT: the next message of the lane continues this commit; only the last one acts on the record */
@@ -214,7 +219,7 @@ struct lane_ack_msg {
 	le64_t tail_seq;  /* 24  both superblocks */
 	le64_t ring_free; /* 32  bytes */
 	le64_t rx_bytes;  /* 40  received in messages and named as one-sided, since the session began */
-	le64_t rx_msgs;   /* 48  request messages since the session began, PINGs not counted */
+	le64_t rx_msgs;   /* 48  request messages since the session began, upkeep not counted */
 	le32_t csum;      /* 56  CRC32C of the answer with 0 here */
 	le32_t read_bytes;/* 60  LANE_READ: payload that follows */
 };

@@ -109,7 +109,7 @@ static int answer_take(struct lane *lane, const void *buf, size_t len)
 	lane->seq_acked++;
 	sent = &lane->sent[lane->seq_acked % lane->window];
 	status = le16_get(ack.status);
-	if (sent->op != LANE_PING)
+	if (!lane_op_is_upkeep(sent->op))
 		lane->news.round_trips++;
 	lane->news.tail_seq = le64_get(ack.tail_seq);
 	lane->news.ring_free = le64_get(ack.ring_free);

@@ -40,7 +40,7 @@ static int message_send(struct lane *lane, struct lane_req_msg *req, size_t len,
 	lane->seq = seq;
 	lane->post_ns = sent.posted_ns = now;
 	lane->sent[seq % lane->window] = sent;
-	if (sent.op != LANE_PING)
+	if (!lane_op_is_upkeep(sent.op))
 		lane->news.bytes_sent += len;
 	return 0;
 }

@@ -516,7 +516,7 @@ static const struct op {
 
 static void count(struct engine *e, const struct lane_view *v, size_t len)
 {
-	if (v->op == LANE_PING)
+	if (lane_op_is_upkeep(v->op))
 		return;
 	e->rx_msgs++;
 	e->rx_bytes += len;
