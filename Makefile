@@ -60,13 +60,6 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
           fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_namei fs/test_file fs/test_recover fs/test_review fs/test_policy fs/test_restore fs/test_mkfs
 SUPPORT := tests/support/core_rig tests/support/sim_link tests/support/copy_rig
 
-# Criterion does not start under ThreadSanitizer: a stand-in for what the suites use of it does.
-ifeq ($(SAN),thread)
-TEST_CFLAGS += -Itests/support/plain
-SUPPORT += tests/support/plain/runner
-CRITERION_LIBS :=
-endif
-
 PROGRAMS := $(BUILD)/rpmemfs $(BUILD)/rpmemd
 
 # ---------------------------------------------------------------- rules
