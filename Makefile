@@ -180,7 +180,8 @@ format:
 	git ls-files '*.c' '*.h' | xargs clang-format -i
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
 	install $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 fs/rpmemfs.1 rpmemd/rpmemd.1 $(DESTDIR)$(PREFIX)/share/man/man1
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
