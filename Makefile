@@ -115,6 +115,7 @@ $(BUILD)/tests/system/fsio: $(BUILD)/obj/tests/system/helpers/fsio.o
 
 # Under ThreadSanitizer everything takes many times longer.
 CHECK_ENV_thread := CHECK_TIMEOUT=1800
+CHECK_ENV_address := LSAN_OPTIONS=suppressions=$(CURDIR)/tests/support/lsan.supp:print_suppressions=0
 
 check: all suites
 	$(CHECK_ENV_$(SAN)) scripts/check $(BUILD) $(SUITES)
