@@ -296,8 +296,10 @@ Test(link, a_target_killed_during_a_request_is_noticed_at_once, .timeout = LIMIT
 /* What a busy machine may add to the time of noticing: the scheduler's share, several times that under a sanitizer. */
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define SLACK_MS 4000
+#define KILL_MS SLACK_MS
 #else
-#define SLACK_MS 1000
+#define SLACK_MS 400
+#define KILL_MS 500
 #endif
 #define NOTICE_MS 1500
 
@@ -352,12 +354,12 @@ Test(link, stopped_target_is_noticed_during_a_commit, .timeout = LIMIT)
 
 Test(link, killed_target_is_noticed_at_once_while_idle, .timeout = LIMIT)
 {
-	target_lost(SIGKILL, true, SLACK_MS);
+	target_lost(SIGKILL, true, KILL_MS);
 }
 
 Test(link, killed_target_is_noticed_at_once_during_a_commit, .timeout = LIMIT)
 {
-	target_lost(SIGKILL, false, SLACK_MS);
+	target_lost(SIGKILL, false, KILL_MS);
 }
 
 /* What goes wrong at the start is told with target, step and cause; every cause has its errno. */
