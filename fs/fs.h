@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
 #include <time.h>
 #include "copy.h"
 #include "fsmedia.h"
@@ -114,9 +115,16 @@ void fs_forget(struct fs *fs, uint64_t ino, uint64_t count);
 int fs_opened(struct fs *fs, uint64_t ino);                 /* one handle more; -ENOMEM */
 void fs_released(struct fs *fs, uint64_t ino);
 
-/* ---------------------------------------------------------------- files (file.c) */
+/* ---------------------------------------------------------------- files (file_read.c, file_write.c) */
 
-/* Reads up to len bytes into buf; *got < len only at end of file. Checksums verified: -EIO names the block in the log. */
+#define FS_READ_PIECES(len) ((len) / MEDIA_BLOCK_BYTES + 2) /* at most so many for a read of len bytes, wherever it begins */
+
+/* Where up to len bytes are in memory, in order: pieces has room for FS_READ_PIECES(len). Readable until the next call
+ * that changes anything, fs_poll and fs_idle among them. *got, their sum, is less than len only at end of file. Checksums
+ * verified: -EIO names the block in the log. */
+int fs_read_pieces(struct fs *fs, uint64_t ino, uint64_t off, size_t len, struct iovec *pieces, unsigned *count,
+		   size_t *got);
+/* The same, copied into buf. */
 int fs_read(struct fs *fs, uint64_t ino, uint64_t off, void *buf, size_t len, size_t *got);
 /* *done: bytes staged so far, 0 before the first call. -EAGAIN: to be called again with the same arguments and *done as it
  * is; -ENOSPC: no space and none coming; -EFBIG. A failure is remembered for fs_sync_inode. */

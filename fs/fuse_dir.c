@@ -67,7 +67,7 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, add_ent
 		size = FRONT_WRITE_BYTES_MAX;
 	while (used < size) {
 		err = fs_readdir(front->fs, ino, cookie, &entry);
-		if (err != 0 || !add(front, req, &entry, (char *)front->read_buf + used, size - used, &len))
+		if (err != 0 || !add(front, req, &entry, (char *)front->list_buf + used, size - used, &len))
 			break;
 		used += len;
 		cookie = entry.cookie;
@@ -75,7 +75,7 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, add_ent
 	if (err != 0 && err != -ENOENT && used == 0)
 		front_reply_err(req, err);
 	else
-		fuse_reply_buf(req, (const char *)front->read_buf, used);
+		fuse_reply_buf(req, (const char *)front->list_buf, used);
 }
 
 void front_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)

@@ -51,7 +51,8 @@ struct front {
 	uint32_t timeout_ms;       /* FSYNC waits so long for the policy */
 	bool ready;                /* the kernel said INIT */
 	bool policy_logged;        /* the present outage of FSYNCs is in the log */
-	uint8_t *read_buf;         /* FRONT_WRITE_BYTES_MAX */
+	uint8_t *list_buf;         /* listings, FRONT_WRITE_BYTES_MAX */
+	struct iovec pieces[FS_READ_PIECES(FRONT_WRITE_BYTES_MAX)]; /* of a READ */
 	char *status;              /* text being read by ioctls */
 	size_t status_len;
 	uint32_t status_serial;

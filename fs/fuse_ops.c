@@ -387,17 +387,18 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct front *front = fuse_req_userdata(req);
+	unsigned count;
 	size_t got;
 	int err;
 
 	(void)fi;
 	if (size > FRONT_WRITE_BYTES_MAX)
 		size = FRONT_WRITE_BYTES_MAX;
-	err = fs_read(front->fs, ino, (uint64_t)off, front->read_buf, size, &got);
+	err = fs_read_pieces(front->fs, ino, (uint64_t)off, size, front->pieces, &count, &got);
 	if (err != 0)
 		front_reply_err(req, err);
 	else
-		fuse_reply_buf(req, (const char *)front->read_buf, got);
+		fuse_reply_iov(req, front->pieces, (int)count); /* the kernel copies out of the pool */
 }
 
 /* Waits for the commit behind a WRITE and answers its length; errors as FSYNC's. */

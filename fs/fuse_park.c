@@ -302,8 +302,8 @@ int front_init(struct front *front)
 {
 	TAILQ_INIT(&front->parked);
 	TAILQ_INIT(&front->syncs);
-	front->read_buf = malloc(FRONT_WRITE_BYTES_MAX);
-	return front->read_buf != NULL ? 0 : -ENOMEM;
+	front->list_buf = malloc(FRONT_WRITE_BYTES_MAX);
+	return front->list_buf != NULL ? 0 : -ENOMEM;
 }
 
 void front_fini(struct front *front)
@@ -321,8 +321,8 @@ void front_fini(struct front *front)
 		fs_waiter_cancel(&sync->waiter);
 		sync_answer(sync, -ENOTCONN);
 	}
-	free(front->read_buf);
+	free(front->list_buf);
 	free(front->status);
-	front->read_buf = NULL;
+	front->list_buf = NULL;
 	front->status = NULL;
 }

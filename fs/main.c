@@ -10,7 +10,7 @@
  *   FUSE        fuse_ops.c     callbacks      fuse_dir.c   listings      fuse_park.c   requests that wait
  *               loop.c         the event loop of a mount
  *   name space  namei.c        names          rename.c     rename        attr.c        attributes
- *   content     file.c         read, write    stream.c     staged changes of a file
+ *   content     file_*.c       read, write    stream.c     staged changes of a file
  *   structures  itable.c       inode table    map*.c       file maps     dir*.c        directories
  *               orphan.c       what is to be reclaimed                   fsck*.c       every invariant
  *   core        fs.c           open, clock    block.c      shadow blocks op.c          all or nothing

@@ -240,6 +240,161 @@ Test(file, seek_finds_data_and_holes, .init = setup, .fini = teardown)
 	cr_expect_eq(fs_seek(rig.fs, ino, 5 * 4096 + 1, SEEK_DATA, &at), -ENXIO);
 }
 
+/* ---------------------------------------------------------------- reading in pieces */
+
+#define BLK MEDIA_BLOCK_BYTES
+
+static struct iovec pieces[FS_READ_PIECES(MIB)];
+static unsigned piece_count;
+
+static int read_pieces(uint64_t off, size_t len, size_t *got)
+{
+	cr_assert_leq(len, MIB);
+	return fs_read_pieces(rig.fs, ino, off, len, pieces, &piece_count, got);
+}
+
+/* Both ways of reading give the bytes of want, a file of size bytes, for any range. */
+static void expect_range(const uint8_t *want, size_t size, uint64_t off, size_t len)
+{
+	size_t expected = off >= size ? 0 : len < size - off ? len : size - off, got, at = 0;
+	uint8_t *buf = malloc(len + 1);
+
+	cr_assert_eq(read_pieces(off, len, &got), 0, "%s", errmsg_get());
+	cr_assert_eq(got, expected, "%zu bytes at %zu: %zu", len, (size_t)off, got);
+	cr_assert_leq(piece_count, FS_READ_PIECES(len));
+	for (unsigned i = 0; i < piece_count; i++) {
+		cr_assert_leq(at + pieces[i].iov_len, expected);
+		cr_assert_eq(memcmp(pieces[i].iov_base, want + off + at, pieces[i].iov_len), 0, "piece %u at %zu", i, at);
+		at += pieces[i].iov_len;
+	}
+	cr_assert_eq(at, expected);
+	cr_assert_eq(fs_read(rig.fs, ino, off, buf, len, &got), 0, "%s", errmsg_get());
+	cr_assert_eq(got, expected);
+	cr_assert_eq(memcmp(buf, want + off, expected), 0, "%zu bytes at %zu", len, (size_t)off);
+	free(buf);
+}
+
+#define MIX_BLKS 200u
+#define MIX_BYTES (MIX_BLKS * BLK - 1000u)
+
+/* A file of every kind of block: committed, whole and by lines, staged anew and as an image, holes. */
+static uint8_t *make_mixed(void)
+{
+	uint8_t *want = calloc(1, MIX_BLKS * BLK), block[BLK];
+
+	cr_assert(want);
+	cr_assert_eq(CORE_RIG_TRY(&rig, fs_truncate(rig.fs, ino, MIX_BYTES)), 0);
+	for (unsigned i = 0; i < MIX_BLKS - 1; i++) {
+		if (i == MIX_BLKS / 2)
+			cr_assert_eq(core_rig_sync(&rig, ino), 0);
+		if (i % 5 == 1)
+			continue; /* a hole */
+		memset(block, (int)(1 + i % 255), BLK);
+		put(i * BLK, block, BLK);
+		memcpy(want + i * BLK, block, BLK);
+	}
+	for (unsigned i = 0; i < MIX_BLKS - 1; i += 3) { /* few lines of some */
+		put(i * BLK + 100, "changed", 7);
+		memcpy(want + i * BLK + 100, "changed", 7);
+	}
+	return want;
+}
+
+Test(file, any_range_reads_alike_in_pieces_and_copied, .init = setup, .fini = teardown)
+{
+	static const size_t lens[] = { 0, 1, 2, 4095, 4096, 4097, 8191, 8192, 8193, 62 * 4096 - 1, 62 * 4096,
+				       62 * 4096 + 1, 64 * 4096, 65 * 4096, 130 * 4096 + 5, MIB };
+	static const uint64_t offs[] = { 0, 1, 63, 100, 4095, 4096, 4097, 3 * 4096, 62 * 4096, 64 * 4096 - 1, 100 * 4096 + 7,
+					 MIX_BYTES - 4097, MIX_BYTES - 1, MIX_BYTES, MIX_BYTES + 1, MIX_BYTES + MIB };
+	uint8_t *want = make_mixed();
+
+	for (unsigned round = 0; round < 3; round++) { /* half staged; committed; in place after a crash */
+		for (unsigned o = 0; o < sizeof(offs) / sizeof(offs[0]); o++)
+			for (unsigned l = 0; l < sizeof(lens) / sizeof(lens[0]); l++)
+				expect_range(want, MIX_BYTES, offs[o], lens[l]);
+		cr_assert_eq(core_rig_sync(&rig, ino), 0, "%s", errmsg_get());
+		if (round == 1)
+			cr_assert_eq(core_rig_crash(&rig), 0, "%s", errmsg_get());
+	}
+	free(want);
+}
+
+Test(file, file_written_in_one_go_reads_as_few_pieces, .init = setup, .fini = teardown)
+{
+	uint8_t *buf = malloc(MIB);
+	size_t got;
+
+	memset(buf, 6, MIB);
+	put(0, buf, MIB);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	cr_assert_eq(read_pieces(0, MIB, &got), 0);
+	cr_expect_eq(got, MIB);
+	cr_expect_leq(piece_count, 4u, "%u pieces of 256 blocks", piece_count);
+	free(buf);
+}
+
+/* Flips a byte of a block where it lies. */
+static void damage_block(uint64_t off)
+{
+	size_t got;
+
+	cr_assert_eq(read_pieces(off, BLK, &got), 0, "%s", errmsg_get());
+	cr_assert_eq(piece_count, 1);
+	((uint8_t *)pieces[0].iov_base)[77] ^= 1;
+}
+
+static void expect_damaged(uint64_t off, size_t len)
+{
+	uint8_t *buf = malloc(len);
+	size_t got = 12345;
+
+	piece_count = 54321;
+	cr_expect_eq(read_pieces(off, len, &got), -EIO);
+	cr_expect_eq(fs_read(rig.fs, ino, off, buf, len, &got), -EIO);
+	cr_expect_eq(got, 12345, "nothing is given out");
+	cr_expect_eq(piece_count, 54321);
+	free(buf);
+}
+
+/* Whether a block is staged, linked and not yet settled in place, or in place: damage is told, and only there. */
+Test(file, damaged_block_is_refused_and_its_neighbours_are_read, .init = setup, .fini = teardown)
+{
+	uint8_t *buf = malloc(4 * BLK), *other = malloc(4 * BLK);
+	size_t got;
+
+	memset(buf, 9, 4 * BLK);
+	for (unsigned round = 0; round < 3; round++) {
+		put(0, buf, 4 * BLK);
+		if (round > 0)
+			cr_assert_eq(core_rig_sync(&rig, ino), 0);
+		if (round > 1)
+			cr_assert_eq(core_rig_crash(&rig), 0, "%s", errmsg_get());
+		damage_block(2 * BLK);
+		expect_damaged(2 * BLK, BLK);
+		expect_damaged(2 * BLK + 4095, 1);
+		expect_damaged(0, 4 * BLK);
+		cr_expect_eq(read_pieces(0, 2 * BLK, &got), 0);
+		cr_expect_eq(got, 2 * BLK);
+		cr_expect_eq(read_pieces(3 * BLK, BLK, &got), 0);
+		cr_assert_eq(fs_read(rig.fs, ino, 0, other, 2 * BLK, &got), 0);
+		cr_expect_eq(memcmp(other, buf, 2 * BLK), 0);
+		cr_assert_eq(CORE_RIG_TRY(&rig, fs_truncate(rig.fs, ino, 0)), 0); /* gets rid of it */
+		cr_assert_eq(core_rig_sync(&rig, ino), 0);
+		buf[0]++;
+	}
+	free(buf);
+	free(other);
+}
+
+Test(file, only_regular_files_are_read, .init = setup, .fini = teardown)
+{
+	uint8_t byte;
+	size_t got;
+
+	cr_expect_eq(fs_read(rig.fs, FS_ROOT_INO, 0, &byte, 1, &got), -EISDIR);
+	cr_expect_eq(fs_read(rig.fs, 4711, 0, &byte, 1, &got), -ESTALE);
+}
+
 /* ---------------------------------------------------------------- random, against a byte array */
 
 #define MODEL_BYTES (3 * MIB)

@@ -1,4 +1,4 @@
-/* Content of regular files: reading through stream and map, staging writes and truncation.
+/* Content of regular files: staging writes and truncation. Reading is in file_read.c.
  *
  * A write is planned whole before it changes anything: which block goes where, every allocation and every buffer. Then it
  * is applied, which cannot fail. Ways a block can go:
@@ -7,15 +7,12 @@
  *   IMAGE   few lines of a committed block change: a DRAM image, whose changed lines ride in the record
  *   EQUAL   nothing changes
  * Content behind the end of the file in its last block is always zero. */
+#include "file_impl.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
-#include "errmsg.h"
-#include "fs_impl.h"
-#include "log.h"
 
-#define BLK MEDIA_BLOCK_BYTES
 #define IMAGE_LINES_MAX 16u         /* more changed lines than this: a fresh block costs less */
 #define IMAGE_WRITE_BYTES_MAX (32u << 10) /* longer writes are not compared with the old content */
 #define SCARCE_BLKS 8u              /* a piece of a write on a full pool */
@@ -49,100 +46,6 @@ struct plan {
 	struct plan_blk blks[WRITE_BLKS_MAX];
 };
 
-/* ---------------------------------------------------------------- reading */
-
-static int file_inode(struct fs *fs, uint64_t ino, struct fs_inode_omf *inode)
-{
-	int err = inode_get(fs, ino, inode);
-
-	if (err)
-		return err;
-	if (S_ISDIR(le32_get(inode->mode)))
-		return -EISDIR;
-	return S_ISREG(le32_get(inode->mode)) ? 0 : -EINVAL;
-}
-
-/* A damaged block is -EIO to the program; the log says which. */
-static int read_error(uint64_t ino, uint64_t fblk, int err)
-{
-	log_error("inode %llu, file block %llu: %s", (unsigned long long)ino, (unsigned long long)fblk, errmsg_get());
-	return err == -EBADMSG || err == -EUCLEAN ? -EIO : err;
-}
-
-/* Content of a committed block by its map pointer; NULL: zeros. */
-static int committed_content(struct fs *fs, uint64_t ptr, const void **content)
-{
-	*content = NULL;
-	if (ptr == 0 || ptr & FS_PTR_UNWRITTEN)
-		return 0;
-	return block_get_data(fs, ptr & FS_PTR_BLK_MASK, content);
-}
-
-static const void *staged_content(struct fs *fs, const struct staged *s)
-{
-	return s->blk ? pm_ptr(fs->pm, media_off(s->blk)) : s->image;
-}
-
-/* Pointers as the stream sees them: nothing at or behind the cut. */
-static int visible_ptrs(struct fs *fs, const struct vinode *v, const struct fs_inode_omf *inode, uint64_t fblk,
-			unsigned count, uint64_t *ptrs)
-{
-	int err = map_get_run(fs, inode, fblk, count, ptrs);
-
-	for (unsigned i = 0; !err && v && v->dirty && i < count; i++)
-		if (fblk + i >= v->cut)
-			ptrs[i] = 0;
-	return err;
-}
-
-int fs_read(struct fs *fs, uint64_t ino, uint64_t off, void *buf, size_t len, size_t *got)
-{
-	struct vinode *v = vinode_find(fs, ino);
-	struct fs_inode_omf inode;
-	uint64_t size, ptrs[64], fblk = UINT64_MAX, done = 0;
-	unsigned have = 0;
-	int err = file_inode(fs, ino, &inode);
-
-	if (err)
-		return err;
-	size = v && v->dirty ? v->size : le64_get(inode.size);
-	if (off >= size)
-		len = 0;
-	else if (len > size - off)
-		len = size - off;
-	while (done < len) {
-		uint64_t at = (off + done) >> MEDIA_BLOCK_SHIFT;
-		uint32_t in = (uint32_t)((off + done) % BLK), part = BLK - in;
-		const struct staged *s = v && v->dirty ? stream_find(v, at) : NULL;
-		const void *content = NULL;
-
-		if (part > len - done)
-			part = (uint32_t)(len - done);
-		if (s) {
-			content = staged_content(fs, s);
-		} else {
-			if (fblk == UINT64_MAX || at >= fblk + have) {
-				uint64_t left = ((off + len - 1) >> MEDIA_BLOCK_SHIFT) - at + 1;
-
-				fblk = at;
-				have = left < 64 ? (unsigned)left : 64;
-				err = visible_ptrs(fs, v, &inode, fblk, have, ptrs);
-			}
-			if (!err)
-				err = committed_content(fs, ptrs[at - fblk], &content);
-			if (err)
-				return read_error(ino, at, err);
-		}
-		if (content)
-			memcpy((uint8_t *)buf + done, (const uint8_t *)content + in, part);
-		else
-			memset((uint8_t *)buf + done, 0, part);
-		done += part;
-	}
-	*got = done;
-	return 0;
-}
-
 /* ---------------------------------------------------------------- planning */
 
 /* Content of the block as it stands, into out. */
@@ -152,9 +55,9 @@ static int current_content(struct plan *p, const struct plan_blk *b, uint8_t *ou
 	int err = 0;
 
 	if (b->old)
-		content = staged_content(p->fs, b->old);
+		content = file_staged(p->fs, b->old);
 	else
-		err = committed_content(p->fs, b->ptr, &content);
+		err = file_committed(p->fs, b->ptr, &content);
 	if (err)
 		return err;
 	if (content)
@@ -310,7 +213,7 @@ static void plan_undo(struct plan *p)
 static int plan_make(struct plan *p, const struct fs_inode_omf *inode)
 {
 	uint64_t ptrs[WRITE_BLKS_MAX];
-	int err = visible_ptrs(p->fs, p->v, inode, p->fblk, p->count, ptrs);
+	int err = file_ptrs(p->fs, p->v, inode, p->fblk, p->count, ptrs);
 
 	if (!err) /* room for blocks replaced while pushed, so that applying cannot fail */
 		err = vec_reserve(&p->fs->alloc.wait_ack, p->fs->running.freed.n + p->count);
@@ -573,7 +476,7 @@ int fs_write(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t 
 	if (err == -EAGAIN)
 		return err;
 	if (err == -EBADMSG || err == -EUCLEAN)
-		err = read_error(ino, off >> MEDIA_BLOCK_SHIFT, err);
+		err = file_damaged(ino, off >> MEDIA_BLOCK_SHIFT, err);
 	if (vinode_get(fs, ino, &v))
 		return -ENOMEM;
 	if (err)
@@ -595,7 +498,7 @@ static int zero_tail(struct fs *fs, struct vinode *v, uint64_t size)
 		return 0;
 	err = file_inode(fs, v->ino, &inode);
 	if (!err)
-		err = visible_ptrs(fs, v, &inode, size >> MEDIA_BLOCK_SHIFT, 1, &ptr);
+		err = file_ptrs(fs, v, &inode, size >> MEDIA_BLOCK_SHIFT, 1, &ptr);
 	if (err)
 		return err;
 	if (!ptr && !stream_find(v, size >> MEDIA_BLOCK_SHIFT))
@@ -636,72 +539,10 @@ int fs_truncate(struct fs *fs, uint64_t ino, uint64_t size)
 		v->size = size;
 		v->mtime = v->ctime = fs_now(fs);
 	} else if (err == -EBADMSG || err == -EUCLEAN) {
-		err = read_error(ino, size >> MEDIA_BLOCK_SHIFT, err);
+		err = file_damaged(ino, size >> MEDIA_BLOCK_SHIFT, err);
 	}
 	v = vinode_find(fs, ino);
 	if (v)
 		vinode_put(fs, v);
 	return err;
-}
-
-/* ---------------------------------------------------------------- seeking */
-
-/* Next file block at or behind fblk that holds data: staged, or committed and before the cut. */
-static int next_data(struct fs *fs, struct vinode *v, const struct fs_inode_omf *inode, uint64_t fblk, uint64_t *found)
-{
-	uint64_t best = UINT64_MAX, staged;
-	int err = map_next(fs, inode, fblk, &best);
-
-	if (err && err != -ENXIO)
-		return err;
-	if (err || (v && v->dirty && best >= v->cut))
-		best = UINT64_MAX;
-	if (v && v->dirty && stream_next(v, fblk, &staged) && staged < best)
-		best = staged;
-	if (best == UINT64_MAX)
-		return -ENXIO;
-	*found = best;
-	return 0;
-}
-
-static bool has_data(struct fs *fs, struct vinode *v, const struct fs_inode_omf *inode, uint64_t fblk, int *err)
-{
-	uint64_t ptr = 0;
-
-	if (v && v->dirty && stream_find(v, fblk))
-		return true;
-	*err = visible_ptrs(fs, v, inode, fblk, 1, &ptr);
-	return ptr != 0;
-}
-
-int fs_seek(struct fs *fs, uint64_t ino, uint64_t off, int whence, uint64_t *found)
-{
-	struct vinode *v = vinode_find(fs, ino);
-	struct fs_inode_omf inode;
-	uint64_t size, fblk = off >> MEDIA_BLOCK_SHIFT, at;
-	int err = file_inode(fs, ino, &inode);
-
-	if (err)
-		return err;
-	size = v && v->dirty ? v->size : le64_get(inode.size);
-	if (off >= size)
-		return -ENXIO;
-	if (whence == SEEK_DATA) {
-		err = next_data(fs, v, &inode, fblk, &at);
-		if (err)
-			return err;
-		if (at << MEDIA_BLOCK_SHIFT >= size)
-			return -ENXIO;
-		*found = at == fblk ? off : at << MEDIA_BLOCK_SHIFT;
-		return 0;
-	}
-	if (whence != SEEK_HOLE)
-		return -EINVAL;
-	while (fblk << MEDIA_BLOCK_SHIFT < size && has_data(fs, v, &inode, fblk, &err) && !err)
-		fblk++;
-	if (err)
-		return err;
-	at = fblk << MEDIA_BLOCK_SHIFT;
-	*found = at < off ? off : at < size ? at : size;
-	return 0;
 }
