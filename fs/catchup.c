@@ -58,12 +58,16 @@ static int data_ranges(struct copy *copy, const struct redo_view *v, struct repl
 	return 0;
 }
 
+/* Settled is what every copy has that may come back, as for the core's commits: one that is farther behind than this one
+ * may have to be brought up from here when the local copy is gone, and needs what a checkpoint here would give up. */
 static int send(struct replication *r, struct slot *slot, const struct redo_view *v, const void *rec)
 {
 	struct repl_range *ranges = calloc((size_t)v->linked_runs + 1, sizeof(*ranges));
-	struct repl_commit commit = {
-		.seq = v->seq, .settled = slot_acked(slot), .rec = rec, .rec_len = v->len, .ranges = ranges
-	};
+	struct repl_commit commit = { .seq = v->seq,
+		.settled = replication_ops.min_acked(r),
+		.rec = rec,
+		.rec_len = v->len,
+		.ranges = ranges };
 	int err;
 
 	if (!ranges)
