@@ -143,12 +143,16 @@ static enum verdict judge_fence(const struct replication *r, const struct slot *
 	return VERDICT_FENCED;
 }
 
-/* The peer says it is ahead: is our head in its history? */
+/* The peer says it is ahead: is our head in its history? In a running mount it is refused whatever the answer: the loop
+ * does not wait for one. */
 static enum verdict judge_ahead(const struct replication *r, struct slot *slot)
 {
 	struct copy_point ours = copy_head(r->copy), theirs;
-	int err = slot->link->ops->chain(slot->link, ours.seq, &theirs);
+	int err;
 
+	if (r->fs)
+		return VERDICT_AHEAD;
+	err = slot->link->ops->chain(slot->link, ours.seq, &theirs);
 	if (err == -ERANGE) {
 		errmsg_set(-EUCLEAN,
 			"the copy there is at commit %" PRIu64 ", this one at %" PRIu64
@@ -376,26 +380,107 @@ static void catch_up_all(struct replication *r)
 	}
 }
 
-/* What is missing, for the message: every replica that is not in line with its reason. */
-static int too_few(const struct replication *r, uint32_t need)
-{
-	char text[ERRMSG_BYTES_MAX];
-	size_t len = (size_t)snprintf(
-		text, sizeof(text), "%u of the %" PRIu32 " replicas needed are in line", policy_live(r, false), need);
+/* ---------------------------------------------------------------- enough of them? */
 
-	for (unsigned i = 0; i < r->slot_count && len < sizeof(text); i++) {
+/* Whether the comma-separated list holds the name. */
+static bool list_names(const char *list, const char *name)
+{
+	size_t len = strlen(name);
+
+	while (list && (strncmp(list, name, len) || (list[len] && list[len] != ','))) {
+		list = strchr(list, ',');
+		list = list ? list + 1 : NULL;
+	}
+	return list != NULL;
+}
+
+/* Recorded members that are not in line, whether the poolset still names them or not. */
+static int absent_members(const struct replication *r, char *names, size_t size)
+{
+	struct fs_state_omf state;
+	size_t len = 0;
+	int err = attach_peek_state(r->copy, &state);
+
+	names[0] = '\0';
+	for (uint32_t m = 1; !err && m < le32_get(state.member_count) && len < size; m++) {
+		char name[FS_MEMBER_NAME_BYTES + 1];
+		bool live = false;
+
+		snprintf(name, sizeof(name), "%.*s", FS_MEMBER_NAME_BYTES, (const char *)state.members[m].name);
+		for (unsigned i = 0; i < r->slot_count; i++)
+			live |= r->slots[i].state == SLOT_LIVE && !strcmp(r->slots[i].conf->name, name);
+		if (!live)
+			len += (size_t)snprintf(names + len, size - len, "%s%s", len ? "," : "", name);
+	}
+	return err;
+}
+
+/* Every name of absent stands in without, and nothing else does: a slip of the pen must not declare anybody dead. */
+static bool declared_dead(const char *absent, const char *without)
+{
+	char one[POOLSET_NAME_BYTES_MAX];
+
+	for (const char *at = without; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+		snprintf(one, sizeof(one), "%.*s", (int)strcspn(at, ","), at);
+		if (!list_names(absent, one))
+			return false;
+	}
+	for (const char *at = absent; *at; at += strspn(at, ",")) {
+		snprintf(one, sizeof(one), "%.*s", (int)strcspn(at, ","), at);
+		if (!list_names(without, one))
+			return false;
+		at += strcspn(at, ",");
+	}
+	return without && *absent;
+}
+
+/* What is missing, for the message: every replica that is not in line with its reason, and at the end what can be done,
+ * for which reasons are cut short. */
+static int too_few(const struct replication *r, uint32_t need, const char *absent)
+{
+	char text[ERRMSG_BYTES_MAX], remedy[ERRMSG_BYTES_MAX / 2] = "";
+	unsigned live = policy_live(r, false);
+	size_t size = sizeof(text), len;
+
+	if (*absent)
+		snprintf(remedy, sizeof(remedy),
+			"\n  if those are lost for good, and promoted nowhere: --min-replicas %u --force --without %s", live,
+			absent);
+	size -= strlen(remedy);
+	len = (size_t)snprintf(text, size, "%u of the %" PRIu32 " replicas needed are in line", live, need);
+	for (unsigned i = 0; i < r->slot_count && len < size; i++) {
 		const struct slot *slot = &r->slots[i];
 
 		if (slot->state != SLOT_LIVE)
-			len += (size_t)snprintf(text + len, sizeof(text) - len, "; %s: %s", slot->conf->name,
+			len += (size_t)snprintf(text + len, size - len, "; %s: %s", slot->conf->name,
 				slot->reason[0] ? slot->reason : "not connected yet");
 	}
-	return errmsg_set(-ENOTCONN, "%s", text);
+	return errmsg_set(-ENOTCONN, "%s%s", text, remedy);
+}
+
+/* The rule recorded and the one asked for are fulfilled, or the members that are away were declared dead. */
+static int rule_check(struct replication *r)
+{
+	char absent[POOLSET_REPLICAS_MAX * (FS_MEMBER_NAME_BYTES + 1)];
+	uint32_t need = r->min_old > r->min_new ? r->min_old : r->min_new;
+	unsigned live = policy_live(r, false);
+	int err;
+
+	if (live >= need)
+		return 0;
+	err = absent_members(r, absent, sizeof(absent));
+	if (err)
+		return err;
+	if (live < r->min_new || !declared_dead(absent, r->cfg.without))
+		return too_few(r, need, absent);
+	log_warn("pool: mounted without %s, declared dead: the rule is %" PRIu32 " from now on, it was %" PRIu32, absent,
+		r->min_new, r->min_old);
+	r->min_old = r->min_new;
+	return 0;
 }
 
 int replication_compare(struct replication *r, struct copy *copy)
 {
-	uint32_t need;
 	int err;
 
 	assert(!r->fs);
@@ -409,8 +494,7 @@ int replication_compare(struct replication *r, struct copy *copy)
 	if (r->cfg.read_only)
 		return 0;
 	catch_up_all(r);
-	need = r->min_old > r->min_new ? r->min_old : r->min_new;
-	return policy_live(r, false) < need ? too_few(r, need) : 0;
+	return rule_check(r);
 }
 
 int replication_start(struct replication *r, struct fs *fs)

@@ -23,6 +23,7 @@
 
 #define MOUNT_USAGE                                                                                                   \
 	"[-f] [-o OPTION,...] [--min-replicas N] [--timeout MS] [--connect-timeout MS] [--notice MS]\n"               \
+	"                     [--force --without NAME,...]\n"                                                         \
 	"                     [--wait=yield|block] [--provider NAME] [--background MS] [--log FILE] [--log-level LEVEL]\n" \
 	"                     POOLSET MOUNTPOINT"
 #define TIMEOUT_MS_DEFAULT 30000u
@@ -32,9 +33,9 @@ struct mount_args {
 	char *pool, *mountpoint; /* absolute */
 	char *fuse_options;      /* as given by -o, comma-separated; NULL: none */
 	char *log;               /* absolute, "syslog:" or "-" */
-	const char *provider;
+	const char *provider, *without;
 	enum log_level level;
-	bool foreground, spin;
+	bool foreground, spin, force;
 	uint64_t min_replicas, timeout_ms, connect_ms, notice_ms, background_ms;
 };
 
@@ -50,14 +51,18 @@ struct mount {
 
 /* ---------------------------------------------------------------- arguments */
 
-enum { OPT_MIN = 256, OPT_TIMEOUT, OPT_CONNECT, OPT_NOTICE, OPT_WAIT, OPT_PROVIDER, OPT_BACKGROUND, OPT_LOG, OPT_LEVEL };
+enum {
+	OPT_MIN = 256, OPT_TIMEOUT, OPT_CONNECT, OPT_NOTICE, OPT_WAIT, OPT_PROVIDER, OPT_BACKGROUND, OPT_LOG, OPT_LEVEL,
+	OPT_FORCE, OPT_WITHOUT
+};
 
 static const struct option mount_options[] = {
 	{ "min-replicas", required_argument, NULL, OPT_MIN }, { "timeout", required_argument, NULL, OPT_TIMEOUT },
 	{ "connect-timeout", required_argument, NULL, OPT_CONNECT }, { "notice", required_argument, NULL, OPT_NOTICE },
 	{ "wait", required_argument, NULL, OPT_WAIT }, { "provider", required_argument, NULL, OPT_PROVIDER },
 	{ "background", required_argument, NULL, OPT_BACKGROUND }, { "log", required_argument, NULL, OPT_LOG },
-	{ "log-level", required_argument, NULL, OPT_LEVEL }, { NULL, 0, NULL, 0 },
+	{ "log-level", required_argument, NULL, OPT_LEVEL }, { "force", no_argument, NULL, OPT_FORCE },
+	{ "without", required_argument, NULL, OPT_WITHOUT }, { NULL, 0, NULL, 0 },
 };
 
 static bool add_fuse_options(struct mount_args *args, const char *text)
@@ -127,6 +132,12 @@ static bool parse_option(int opt, struct mount_args *args)
 		return parse_log(optarg, &args->log);
 	case OPT_LEVEL:
 		return parse_level(optarg, &args->level);
+	case OPT_FORCE:
+		args->force = true;
+		return true;
+	case OPT_WITHOUT:
+		args->without = optarg;
+		return true;
 	default:
 		return false;
 	}
@@ -163,7 +174,7 @@ static int parse_args(int argc, char **argv, struct mount_args *args)
 		if (!parse_option(opt, args))
 			return cmd_usage(MOUNT_USAGE);
 	}
-	if (optind != argc - 2)
+	if (optind != argc - 2 || args->force != (args->without != NULL)) /* one is the confirmation of the other */
 		return cmd_usage(MOUNT_USAGE);
 	if (args->log == NULL)
 		args->log = strdup(args->foreground ? "-" : "syslog:");
@@ -238,7 +249,7 @@ static int start_core(struct mount *m)
 	const struct mount_args *args = m->args;
 	struct replication_cfg rc = {
 		.provider = args->provider, .command = cmd_rpmemd(m->set), .notice_ms = (uint32_t)args->notice_ms,
-		.min_replicas = (uint32_t)args->min_replicas, .spin = args->spin,
+		.min_replicas = (uint32_t)args->min_replicas, .without = args->without, .spin = args->spin,
 	};
 	struct fs_cfg fc = {
 		.repl = &replication_ops, .push_bytes_min = FS_PUSH_BYTES_MIN, .background_ms = (uint32_t)args->background_ms,

@@ -35,6 +35,8 @@ struct replication_cfg {
 	uint32_t connect_ms;   /* of one attempt; 0: REPL_CONNECT_MS_DEFAULT */
 	uint64_t epoch;        /* of the local copy, from replication_epoch: replicas fenced above it are out of reach */
 	uint32_t min_replicas; /* rule asked for, or REPLICATION_MIN_RECORDED */
+	const char *without;   /* force: comma-separated names of copies declared dead, see replication_compare; NULL: none.
+				* Not copied: must outlive the comparison */
 	bool spin;
 	bool sparse;    /* mkfs: parts get space when it is first used */
 	bool read_only; /* replicas are opened CTL_OPEN_RDONLY: compare and status only */
@@ -60,7 +62,8 @@ void replication_wait(struct replication *r, uint32_t timeout_ms);
  * -ESTALE: a replica is fenced by a newer epoch: this is an old primary; -EILSEQ: a member that counts has a different
  * history; -EUCLEAN: the local copy is marked inconsistent, or too far behind a replica; -ENOTCONN: fewer replicas in
  * line than the recorded rule (or the one asked for) needs; -EIO, -EBADMSG: local medium. With cfg.read_only nothing is
- * changed. */
+ * changed. The recorded rule need not be fulfilled when cfg.without names every recorded member that is not in line: the
+ * one asked for takes its place then, and the mount raises the epoch. */
 int replication_compare(struct replication *r, struct copy *copy);
 
 /* Puts nonce, membership, rule and, when a member is missing, a new epoch into the running commit and asks for it.

@@ -9,6 +9,7 @@
 #include "errmsg.h"
 #include "fs/policy.h"
 #include "fs/tree.h"
+#include "rpmemd/engine.h"
 #include "tests/support/sim_link.h"
 
 #define MIB (1ull << 20)
@@ -633,4 +634,149 @@ Test(policy, changed_rule_is_recorded)
 	settle();
 	replication_status(r, &s);
 	cr_expect_not(s.may_change);
+}
+
+/* The only replica is gone for good: the way out is to say so by name, with the rule that then holds. */
+Test(policy, members_declared_dead_by_name_are_gone_on_without)
+{
+	struct replication_status s;
+	static const char *const wrong[] = { NULL, "b", "", "a,b", "a,", ",a", "aa" };
+
+	start(ONE, 1, 0);
+	write_sync(7);
+	unmount();
+	sim_targets[0].unreachable = true;
+	cfg.min_replicas = 0;
+	for (unsigned i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
+		cfg.without = wrong[i];
+		cr_expect_eq(mount(), -ENOTCONN, "%s", wrong[i]);
+		cr_expect_not_null(strstr(errmsg_get(), "--min-replicas 0 --force --without a"), "%s", errmsg_get());
+		unmount();
+	}
+	cfg.without = "a";
+	cfg.min_replicas = REPLICATION_MIN_RECORDED;
+	cr_expect_eq(mount(), -ENOTCONN, "the recorded rule would never be fulfilled");
+	unmount();
+
+	cfg.min_replicas = 0;
+	cr_assert_eq(mount(), 0, "%s", errmsg_get());
+	settle();
+	cr_expect_eq(epoch(), 2);
+	cr_expect_eq(member_state(0), FS_MEMBER_DETACHED);
+	replication_status(r, &s);
+	cr_expect(s.may_change && !s.as_configured);
+	cr_expect_eq(s.min_replicas, 0);
+	cr_expect_eq(fs_opened(fs, ino), 0);
+	write_sync(8);
+	unmount();
+
+	cfg = (struct replication_cfg){ .min_replicas = REPLICATION_MIN_RECORDED, .link_open = sim_link_open };
+	cr_assert_eq(mount(), 0, "recorded: %s", errmsg_get());
+	settle();
+	sim_targets[0].unreachable = false;
+	retry();
+	cr_expect_eq(slot(0)->state, SLOT_LIVE, "not so dead, and in line: %s", slot(0)->reason);
+	expect_equal(0);
+}
+
+/* Whoever is alive need not be named; a member that the poolset no longer names must. */
+Test(policy, member_taken_out_of_the_poolset_is_declared_dead_too)
+{
+	struct poolset *one;
+
+	start(TWO, 2, 0);
+	unmount();
+	cr_assert_eq(poolset_parse("pool.set", ONE, strlen(ONE), &one), 0);
+	poolset_free(set);
+	set = one;
+	cfg.min_replicas = 1;
+	cr_expect_eq(mount(), -ENOTCONN);
+	cr_expect_not_null(strstr(errmsg_get(), "--min-replicas 1 --force --without b"), "%s", errmsg_get());
+	unmount();
+	cfg.without = "b";
+	cr_assert_eq(mount(), 0, "%s", errmsg_get());
+	settle();
+	cr_expect_eq(fs_opened(fs, ino), 0);
+	write_sync(8);
+	expect_equal(0);
+}
+
+/* One that catches up keeps in its ring what one farther behind still lacks: should the local copy be lost, the other is
+ * brought up from it. */
+Test(policy, caught_up_replica_keeps_records_that_another_one_lacks)
+{
+	const uint64_t enough = MEDIA_RING_BYTES_MIN / 3; /* for the engine not to wait for a quiet moment */
+	uint64_t behind;
+
+	start(TWO, 0, MEDIA_RING_BYTES_MIN);
+	sim_targets[1].unreachable = true;
+	sim_target_cut(&sim_targets[1], -ECONNRESET);
+	settle();
+	behind = slot(1)->mark;
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	for (unsigned i = 0; i < 3000 && copy_ring_used(copy) < enough; i++)
+		write_sync((uint8_t)i);
+	sim_targets[0].unreachable = false;
+	retry();
+	cr_expect_eq(slot(0)->state, SLOT_LIVE, "%s", slot(0)->reason);
+	for (unsigned i = 0; i < 100 && engine_idle(sim_targets[0].engine); i++)
+		;
+	cr_expect_leq(copy_tail(sim_targets[0].copy).seq, behind);
+	sim_targets[1].unreachable = false;
+	retry();
+	expect_equal(1);
+}
+
+static unsigned asked;
+
+static int chain_asked(struct repl_link *link, uint64_t seq, struct copy_point *point)
+{
+	(void)link, (void)seq, (void)point;
+	asked++;
+	return -ETIMEDOUT;
+}
+
+static struct repl_link_ops ops;
+
+static int open_counting(const struct poolset_replica *replica, const struct repl_cfg *rc, struct repl_link **out)
+{
+	int err = sim_link_open(replica, rc, out);
+
+	if (err)
+		return err;
+	ops = *(*out)->ops;
+	ops.chain = chain_asked;
+	(*out)->ops = &ops;
+	return 0;
+}
+
+/* A replica that returns with more than we ever made is refused; the loop does not wait for its answers. */
+Test(policy, returning_replica_that_is_ahead_is_refused_unasked)
+{
+	struct copy *other;
+	struct copy_page page;
+	struct copy_point at;
+
+	start(TWO, 1, 0);
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	settle();
+	cr_assert_eq(copy_open(&sim_targets[0].pm, false, &other), 0);
+	page = *copy_page(other);
+	page.state = MEDIA_INCONSISTENT;
+	cr_assert_eq(copy_page_set(other, &page), 0);
+	at = copy_head(other);
+	at.seq += 100;
+	cr_assert_eq(copy_reset(other, &at, copy_used_blks(other)), 0, "%s", errmsg_get());
+	page.state = MEDIA_CONSISTENT;
+	cr_assert_eq(copy_page_set(other, &page), 0);
+	copy_close(other);
+	sim_targets[0].unreachable = false;
+	r->cfg.link_open = open_counting;
+	retry();
+	cr_expect_eq(slot(0)->state, SLOT_REFUSED);
+	cr_expect_not_null(strstr(slot(0)->reason, "never made"), "%s", slot(0)->reason);
+	cr_expect_eq(asked, 0);
+	write_sync(2);
 }

@@ -132,6 +132,31 @@ test_waiting_fsync_can_be_killed() {
 	fs_umount p
 }
 
+# The only replica is lost for good: the way out is to say so, by name.
+test_declared_dead() {
+	local set=$WORK/p/pool.set
+	fs_mount p
+	as_configured
+	echo last >"$m/last"
+	"$FSIO" sync "$m/last"
+	fs_umount p
+	replica_gate shut
+	expect_exit 1 "--force --without second" rpmemfs p mount --min-replicas 0 "$set" "$m"
+	expect_exit 1 "--force --without second" rpmemfs p mount --min-replicas 0 --force --without other "$set" "$m"
+	expect_exit 2 "usage" rpmemfs p mount --min-replicas 0 --force "$set" "$m"
+	expect_exit 2 "usage" rpmemfs p mount --min-replicas 0 --without second "$set" "$m"
+	fs_mount p --min-replicas 0 --force --without second
+	expect_eq content "$(cat "$m/last")" last
+	echo alone >"$m/last"
+	"$FSIO" sync "$m/last"
+	not_as_configured
+	fs_umount p
+	fs_mount p
+	expect_eq content "$(cat "$m/last")" alone
+	replica_gate open
+	await "the replica to be back after all" as_configured
+}
+
 shared() {
 	sets_write p 64M
 	fs_mkfs p
