@@ -16,6 +16,7 @@
 #define WORD_BITS 64u
 #define RETRY_NS 1000000000ull
 #define ROOMY_SHARE 8u       /* a group with 1/this of its blocks free is gone through again */
+#define CLEAR_SHARE 4u       /* ... with at most 1/this of them in use, before any group is begun that was not in use yet */
 #define WAIT_ACK_SLACK 1024u /* settled entries at the front before the list is moved down */
 
 int alloc_init(struct fs *fs)
@@ -190,6 +191,21 @@ static bool group_is_roomy(const struct group *group)
 	return group->used && group->free >= group->len / ROOMY_SHARE;
 }
 
+/* Whether it is nearly empty again: no other has longer rows of free blocks. */
+static bool group_is_clear(const struct group *group)
+{
+	return group->used && group->free >= group->len - group->len / CLEAR_SHARE;
+}
+
+/* First free block of the lowest group that has the quality. */
+static bool search_groups(struct fs *fs, bool (*quality)(const struct group *group), uint64_t *blk)
+{
+	for (uint64_t g = 0; g < fs->geom.group_count; g++)
+		if (quality(&fs->alloc.groups[g]) && group_search(fs, g, 0, blk))
+			return true;
+	return false;
+}
+
 /* A group not looked at yet that has room, loaded. -ENOSPC: none. */
 static int search_unseen(struct fs *fs, uint64_t *blk)
 {
@@ -230,20 +246,24 @@ static uint64_t alloc_obtain(struct fs *fs, enum alloc_class class, uint64_t wan
 }
 
 /* Finds a free block near `from`. Memory that was in use lately is warm (page tables, caches) and a group already looked at costs
- * nothing, so that groups in use are gone through again, from the lowest, before a new one is begun. */
+ * nothing, so that groups in use are gone through again, from the lowest, before a new one is begun. The group that
+ * follows in the pool is begun all the same when those in use have their free blocks scattered. */
 static int alloc_search(struct fs *fs, uint64_t from, uint64_t *blk)
 {
 	uint64_t home = media_group_of(&fs->geom, from);
 	bool sparse = fs->pm->populate; /* then alloc_obtain has taken groups into use as needed */
-	int err = sparse && !fs->alloc.groups[home].used ? -ENOSPC : group_load(fs, home);
+	bool begun = fs->alloc.groups[home].used;
+	int err;
 
+	if (!begun && search_groups(fs, group_is_clear, blk))
+		return 0;
+	err = sparse && !begun ? -ENOSPC : group_load(fs, home);
 	if (err && err != -ENOSPC)
 		return err;
 	if (!err && group_search(fs, home, (uint32_t)(from - media_group_blk(&fs->geom, home)), blk))
 		return 0;
-	for (uint64_t g = 0; g < fs->geom.group_count; g++)
-		if (group_is_roomy(&fs->alloc.groups[g]) && group_search(fs, g, 0, blk))
-			return 0;
+	if (search_groups(fs, group_is_roomy, blk))
+		return 0;
 	err = sparse ? -ENOSPC : search_unseen(fs, blk);
 	if (err != -ENOSPC)
 		return err;

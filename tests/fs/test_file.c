@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include "errmsg.h"
 #include "fs/alloc.h"
+#include "fs/fs_impl.h"
 #include "fs/fsck.h"
 #include "tests/support/core_rig.h"
 
@@ -165,6 +166,29 @@ Test(file, large_truncation_is_reclaimed_in_steps, .init = setup, .fini = teardo
 		      (size_t)free_before);
 	expect_content(big, 5);
 	free(big);
+}
+
+static void setup_groups(void)
+{
+	core_rig_make(&rig, 400 * MIB, 0); /* three groups and a bit */
+	make_file();
+}
+
+/* Overwriting goes round in the groups that are in use, also when it leaves one at its very end. */
+Test(file, groups_emptied_by_overwriting_come_before_unused_ones, .init = setup_groups, .fini = teardown)
+{
+	uint8_t *bytes = malloc(MIB);
+
+	for (unsigned round = 0; round < 5; round++) {
+		for (unsigned i = 0; i < 100; i++) {
+			memset(bytes, (int)(round + i), MIB);
+			put(i * MIB, bytes, MIB);
+			if (i % 25 == 24)
+				cr_assert_eq(core_rig_sync(&rig, ino), 0);
+		}
+	}
+	cr_expect_null(rig.fs->alloc.groups[2].used, "100 MiB and what is not free again fit two groups");
+	free(bytes);
 }
 
 Test(file, unlinked_open_file_lives_until_closed, .init = setup, .fini = teardown)
