@@ -13,7 +13,7 @@ enum pool_flags {
 	POOL_RDONLY = 1u,   /* mapped read-only, shared lock */
 	POOL_SPARSE = 2u,   /* create: parts get space when it is first used (pm.populate), not at once */
 	POOL_REPLACE = 4u,  /* create: unlink existing part files first; they are locked before, so never a pool in use */
-	POOL_COLD = 16u,    /* create: pages of memory are not zeroed ahead of their first use */
+	POOL_COLD = 16u,    /* create: small pages of memory are not zeroed ahead of their first use */
 	POOL_NOWAIT_LOCK = 8u, /* fail with -EBUSY at once instead of waiting up to POOL_LOCK_WAIT_MS */
 };
 

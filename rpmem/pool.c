@@ -457,8 +457,9 @@ static int create_parts(struct build *b, const struct pool_attr *attr)
 	return err ? err : headers_create(b, attr);
 }
 
-/* tmpfs zeroes a page of an allocated file only when it is first touched, which would otherwise happen in the middle of
- * somebody's fsync. Only a hint: an error (no such advice before Linux 5.14) costs nothing but that time. */
+/* tmpfs zeroes a small page of an allocated file only when it is first touched, which would otherwise happen in the middle of
+ * somebody's fsync. Huge pages are zeroed already. Only a hint: an error (no such advice before Linux 5.14) costs nothing
+ * but that time. */
 static void pool_warm(const struct pool *pool, unsigned flags)
 {
 	if (pool->pm.domain == PM_MEMORY && !(flags & (POOL_SPARSE | POOL_COLD)))

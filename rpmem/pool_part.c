@@ -20,6 +20,7 @@
 
 #include "errmsg.h"
 #include "pmem.h"
+#include "pool_huge.h"
 
 #define LOCK_POLL_MS 5u
 #define REPLACED_TRIES_MAX 100u
@@ -240,10 +241,12 @@ int part_allocate(int fd, const char *path, uint64_t size, bool sparse)
 {
 	do {
 		errno = 0;
-		if (!sparse)
-			errno = posix_fallocate(fd, 0, (off_t)size); /* returns its error */
-		else if (!ftruncate(fd, (off_t)size))
+		if (ftruncate(fd, (off_t)size))
+			continue;
+		if (sparse)
 			return part_back(fd, path, 0, PART_HEADER_BYTES);
+		huge_fill(fd, size);
+		errno = posix_fallocate(fd, 0, (off_t)size); /* returns its error */
 	} while (errno == EINTR);
 	return errno ? fail(path, "allocate") : 0;
 }

@@ -28,7 +28,8 @@ void part_close(int fd);
 /* Bytes of a file or device dax. */
 int part_size(int fd, const char *path, uint64_t *bytes);
 
-/* Gives the file its size, with space behind every byte unless sparse (then behind the header). -ENOSPC, -EFBIG ... */
+/* Gives the file its size, with space behind every byte unless sparse (then behind the header); in memory that is huge pages
+ * where the kernel has them. -ENOSPC, -EFBIG ... */
 int part_allocate(int fd, const char *path, uint64_t size, bool sparse);
 
 /* Gets space behind a range of the file that keeps what it holds; nothing where the file system cannot. -ENOSPC. */
