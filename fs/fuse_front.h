@@ -12,8 +12,10 @@
 #define FRONT_WRITE_BYTES_MAX (1u << 20)
 #define FRONT_CACHE_S 86400.0              /* entries and attributes: one mount changes them, this one */
 #define FRONT_INTERRUPT_GRACE_MS 1000u
-#define FRONT_PARKED_MAX 4096u             /* beyond either the FUSE descriptor is not read ... */
-#define FRONT_PARKED_BYTES_MAX (256u << 20) /* ... until requests are answered */
+#define FRONT_PARKED_MAX 4096u             /* beyond either the FUSE descriptor is read only every so often ... */
+#define FRONT_PARKED_BYTES_MAX (256u << 20)
+#define FRONT_FULL_PAUSE_MS 50u
+#define FRONT_FULL_FACTOR 4u               /* ... and beyond so many times either not until requests are answered */
 
 struct front;
 
@@ -60,6 +62,7 @@ struct front {
 	TAILQ_HEAD(sync_list, sync) syncs;
 	unsigned parked_count;
 	size_t parked_bytes;
+	uint64_t full_until_ns;    /* no further request is read before, while too much is parked */
 };
 
 extern const struct fuse_lowlevel_ops front_ops; /* userdata: the struct front */
@@ -83,8 +86,8 @@ int front_run_sync(struct request *rq); /* ino 0: everything */
 void front_retry(struct front *front);
 /* Gives up what waits too long: interrupted requests, FSYNCs the policy does not let through. */
 void front_tick(struct front *front);
-int front_timeout_ms(const struct front *front); /* until front_tick; -1: none */
-bool front_full(const struct front *front);      /* no further request may be read */
+int front_timeout_ms(const struct front *front); /* until front_tick, or until front_full is to be asked again; -1: none */
+bool front_full(const struct front *front);      /* no further request may be read now */
 
 /* --- fuse_dir.c --- */
 void front_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);

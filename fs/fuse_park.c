@@ -13,7 +13,11 @@
  *
  * FUSE_INTERRUPT comes with any signal, and a program does not expect EINTR from fsync on a file because a timer went
  * off: so the interrupt takes effect only when the answer is not there FRONT_INTERRUPT_GRACE_MS later. A killed process is
- * gone within that time. */
+ * gone within that time.
+ *
+ * Parked requests take memory, so too many of them slow the reading of further ones. It does not end: among what has not
+ * been read are the interrupts of killed processes, which the kernel hands out first, and the question for the status. So
+ * one request is read every FRONT_FULL_PAUSE_MS, and at once the next one when it did not have to be parked. */
 #include "fuse_front.h"
 
 #include <errno.h>
@@ -67,6 +71,12 @@ static size_t copy_string(uint8_t *to, const char **text)
 	return bytes;
 }
 
+static bool parked_beyond(const struct front *front, unsigned factor)
+{
+	return front->parked_count >= factor * FRONT_PARKED_MAX ||
+	       front->parked_bytes >= (size_t)factor * FRONT_PARKED_BYTES_MAX;
+}
+
 static void park(const struct request *rq)
 {
 	const char *name = rq->name, *other = rq->other;
@@ -90,6 +100,8 @@ static void park(const struct request *rq)
 	TAILQ_INSERT_TAIL(&rq->front->parked, parked, list);
 	rq->front->parked_count++;
 	rq->front->parked_bytes += bytes;
+	if (parked_beyond(rq->front, 1))
+		rq->front->full_until_ns = front_now_ns() + FRONT_FULL_PAUSE_MS * 1000000ull;
 	fuse_req_interrupt_func(rq->req, note_interrupt, &parked->rq);
 }
 
@@ -138,7 +150,9 @@ void front_retry(struct front *front)
 
 bool front_full(const struct front *front)
 {
-	return front->parked_count >= FRONT_PARKED_MAX || front->parked_bytes >= FRONT_PARKED_BYTES_MAX;
+	if (!parked_beyond(front, 1))
+		return false;
+	return parked_beyond(front, FRONT_FULL_FACTOR) || front_now_ns() < front->full_until_ns;
 }
 
 /* ---------------------------------------------------------------- FSYNC */
@@ -282,6 +296,8 @@ int front_timeout_ms(const struct front *front)
 	const struct sync *sync;
 	uint64_t due = UINT64_MAX, now, at;
 
+	if (front_full(front) && !parked_beyond(front, FRONT_FULL_FACTOR))
+		due = front->full_until_ns;
 	TAILQ_FOREACH(parked, &front->parked, list) {
 		at = request_due(&parked->rq);
 		due = at < due ? at : due;

@@ -132,6 +132,31 @@ test_waiting_fsync_can_be_killed() {
 	fs_umount p
 }
 
+writers_parked() {
+	[ "$(status_of p .parked_requests)" -ge "$1" ]
+}
+
+# More changes wait than the daemon is willing to hold: status still answers, and whoever is killed goes away.
+test_crowd_that_waits_can_be_killed() {
+	local i pids=()
+	fs_mount p --timeout 600000 --notice 500
+	for i in {1..270}; do truncate -s 2M "$m/crowd.$i"; done
+	sync "$m"
+	"$FSIO" sync "$m/crowd.1"
+	lose_replica
+	await "the loss to show" not_as_configured
+	for i in {1..270}; do
+		dd if=/dev/zero of="$m/crowd.$i" bs=1M count=2 conv=notrunc status=none 2>/dev/null &
+		pids+=($!)
+	done
+	AWAIT_S=60 await "the crowd to wait" writers_parked 270
+	kill_now KILL "${pids[@]}"
+	replica_gate open
+	await "the replica to be back" as_configured
+	rm "$m"/crowd.*
+	fs_umount p
+}
+
 # The only replica is lost for good: the way out is to say so, by name.
 test_declared_dead() {
 	local set=$WORK/p/pool.set
