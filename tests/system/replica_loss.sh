@@ -182,6 +182,40 @@ test_declared_dead() {
 	await "the replica to be back after all" as_configured
 }
 
+whole_copy_needed() {
+	status_of w '.replicas[0].reason' | grep -q "whole copy"
+}
+
+# A replica that was away for too long gets a whole copy by a restore with the roles exchanged, and is in line again.
+test_whole_copy_by_exchanged_roles() {
+	local set=$WORK/w/pool.set mw=$WORK/mnt/w i sum
+	sets_write w 64M
+	fs_mkfs w --ring 512K --min-replicas 0
+	fs_mount w --notice 500
+	mv "$WORK/w/replica/second.set" "$WORK/w/replica/away"
+	kill_now KILL "$(rpmemd_pid w)"
+	for i in {1..60}; do
+		head -c 3000000 /dev/urandom >"$mw/f$((i % 5))"
+		"$FSIO" sync "$mw/f$((i % 5))"
+	done
+	sum=$(cat "$mw"/f* | sha256sum)
+	fs_umount w
+	mv "$WORK/w/replica/away" "$WORK/w/replica/second.set"
+	fs_mount w
+	whole_copy_needed
+	fs_umount w
+	mkdir -p "$WORK/x/replica"
+	printf 'PMEMPOOLSET\n64M %s/second.part0\nREPLICA @local first.set\n' "$WORK/w" >"$WORK/x/pool.set"
+	printf 'PMEMPOOLSET\n64M %s/local.part0\n' "$WORK/w" >"$WORK/x/replica/first.set"
+	expect_exit 3 "--force --without local,second" rpmemfs x restore --replace --from first "$WORK/x/pool.set"
+	rpmemfs x restore --replace --from first --force --without local,second "$WORK/x/pool.set"
+	fs_mount w
+	expect_eq content "$(cat "$mw"/f* | sha256sum)" "$sum"
+	status_is w .as_configured true
+	fs_umount w
+	rpmemfs w verify --quiet "$set"
+}
+
 shared() {
 	sets_write p 64M
 	fs_mkfs p
