@@ -29,7 +29,8 @@
 
 #define READ_ROUNDS 4u         /* while busy the FUSE descriptor is read every so many rounds ... */
 #define CROWD_ROUNDS 16u       /* ... but in so many rounds on end after a request has come, since others may be about */
-#define SERVE_MAX 16u          /* requests served in one such round */
+#define SERVE_MAX 16u          /* requests served in one such round, and on end without looking at anything else */
+#define LOOK_ROUNDS 256u       /* signals and timers are looked at so often, however much there is to do */
 #define SPIN_NS 20000000ull    /* a busy wait longer than this sleeps */
 #define BUSY_SLEEP_MS 5        /* at most so long, links' timers apart */
 #define IDLE_MS 2
@@ -50,6 +51,7 @@ struct loop {
 	pthread_t unmounter;
 	unsigned rounds;        /* of the present busy wait */
 	unsigned crowd;         /* rounds left in which the descriptor is read at once */
+	unsigned unlooked;      /* rounds since the last poll of all descriptors */
 	uint64_t busy_since_ns; /* 0: not busy */
 };
 
@@ -179,6 +181,20 @@ static int min_ms(int a, int b)
 	return a < b ? a : b;
 }
 
+/* Requests come in trains: on one processor the next is often there when the answer to the last has been written, and to
+ * read is cheaper than to ask. Ends at a request that needs the links, so their answers never wait behind others. */
+static bool serve_train(struct loop *loop)
+{
+	unsigned served = 0;
+
+	while (served < SERVE_MAX && serve(loop)) {
+		served++;
+		if (fs_busy(loop->front->fs))
+			break;
+	}
+	return served > 0;
+}
+
 /* Sleeps until a descriptor or a timer wants something, at most limit_ms (-1: no limit), and serves what came. True when
  * something came. */
 static bool sleep_for(struct loop *loop, int limit_ms)
@@ -199,6 +215,7 @@ static bool sleep_for(struct loop *loop, int limit_ms)
 	fds[FD_LEAVE] = (struct pollfd){ .fd = loop->leave_fd, .events = POLLIN };
 	for (unsigned i = 0; i < link_count; i++)
 		fds[FD_LINKS + i] = (struct pollfd){ .fd = links[i], .events = POLLIN };
+	loop->unlooked = 0;
 	count = poll(fds, FD_LINKS + link_count, timeout);
 	if (count <= 0)
 		return false;
@@ -207,7 +224,7 @@ static bool sleep_for(struct loop *loop, int limit_ms)
 	if (fds[FD_LEAVE].revents != 0)
 		fuse_session_exit(front->session);
 	if (fds[FD_FUSE].revents != 0)
-		serve(loop);
+		serve_train(loop);
 	return true;
 }
 
@@ -256,9 +273,13 @@ static void round_idle(struct loop *loop, bool moved)
 
 	loop->busy_since_ns = 0;
 	loop->idle_work |= moved; /* a commit that landed may be what a step waited for */
-	came = sleep_for(loop, moved || loop->idling ? 0 : loop->idle_work ? IDLE_MS : -1);
+	if (moved) {
+		serve_train(loop); /* who was answered may be back already */
+		return;
+	}
+	came = sleep_for(loop, loop->idling ? 0 : loop->idle_work ? IDLE_MS : -1);
 	loop->idling = false;
-	if (!came && !moved && loop->idle_work) {
+	if (!came && loop->idle_work) {
 		loop->idling = loop->idle_work = fs_idle(loop->front->fs);
 		/* a step frees space without a commit: nothing else would wake what is parked for it */
 		front_retry(loop->front);
@@ -350,7 +371,9 @@ int loop_run(struct front *front, const struct loop_cfg *cfg)
 	while (!over(&loop)) {
 		moved = progress(&loop);
 		front_tick(front);
-		if (fs_busy(front->fs))
+		if (++loop.unlooked >= LOOK_ROUNDS)
+			sleep_for(&loop, 0);
+		else if (fs_busy(front->fs))
 			round_busy(&loop, moved);
 		else
 			round_idle(&loop, moved);

@@ -94,6 +94,9 @@ struct fab_seg {
 	void *buf;      /* local bytes; stable until a later answer (write), filled when FAB_READ comes (read) */
 	size_t len;     /* <= FAB_RMA_CHUNK_BYTES_MAX */
 };
+/* The peer has answered what was posted last, so nothing is on its way: spares the next sleep a look at the socket. */
+void fab_all_arrived(struct fab_ep *ep);
+
 /* One-sided bytes that may be posted now. */
 size_t fab_write_room(const struct fab_ep *ep);
 size_t fab_read_room(const struct fab_ep *ep);
@@ -114,8 +117,9 @@ struct fab_event {
 int fab_poll(struct fab_ep *ep, struct fab_event *events, unsigned max);
 /* Sleeps until there may be events, at most timeout_ms. 0, or why the connection ended. */
 int fab_wait(struct fab_ep *ep, int timeout_ms);
-/* For an event loop: the completion queue's and the event queue's descriptors, and whether one may sleep on them. */
-void fab_fds(const struct fab_ep *ep, int *cq_fd, int *eq_fd);
+/* For an event loop: descriptors that wake for data and for the connection's events (-1: the first does both), and whether
+ * one may sleep on them: only when fab_poll has just returned 0. */
+void fab_fds(const struct fab_ep *ep, int *data_fd, int *eq_fd);
 bool fab_may_block(struct fab_ep *ep);
 
 #endif

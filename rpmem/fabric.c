@@ -1,5 +1,5 @@
-/* libfabric, first of three files: loading it and opening a provider, listening or dialling. rpmem/fabric_ep.c makes endpoints
- * and connections, rpmem/fabric_io.c moves the data.
+/* libfabric, first of four files: loading it and opening a provider, listening or dialling. rpmem/fabric_ep.c makes endpoints
+ * and connections, rpmem/fabric_io.c moves the data, rpmem/fabric_wait.c sleeps until there is some.
  *
  * One code path serves "tcp" and "verbs": the memory registration bits a provider returns are obeyed (local buffers to be
  * registered, virtual addresses, provider keys), never its name.
@@ -31,6 +31,7 @@ static struct {
 	struct fi_info *(*dupinfo)(const struct fi_info *);
 	int (*fabric)(struct fi_fabric_attr *, struct fid_fabric **, void *);
 	const char *(*strerror)(int);
+	uint32_t (*version)(void);
 	bool warm; /* the first getinfo, which installs handlers too, is behind us */
 } lib = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -83,6 +84,8 @@ static int lib_open(void)
 		err = lib_symbol(handle, "fi_fabric", "FABRIC_1.1", &lib.fabric);
 	if (!err)
 		err = lib_symbol(handle, "fi_strerror", "FABRIC_1.0", &lib.strerror);
+	if (!err)
+		err = lib_symbol(handle, "fi_version", "FABRIC_1.0", &lib.version);
 	if (err)
 		dlclose(handle);
 	else
@@ -206,6 +209,7 @@ static int fab_new(const char *provider, struct fi_info *info, struct fab **out)
 	fab->mr_local = mode & FI_MR_LOCAL;
 	fab->virt_addr = mode & FI_MR_VIRT_ADDR;
 	fab->prov_key = mode & FI_MR_PROV_KEY;
+	fab->own_wait = !strcmp(provider, "tcp") && FI_MAJOR(lib.version()) == 1; /* rpmem/fabric_wait.c */
 	fab->inject_max = info->tx_attr->inject_size;
 	fab->iov_max = info->tx_attr->rma_iov_limit < info->tx_attr->iov_limit ? info->tx_attr->rma_iov_limit :
 										  info->tx_attr->iov_limit;

@@ -1,4 +1,4 @@
-/* libfabric, second of three files: endpoints, their memory, and how they connect.
+/* libfabric, second of four files: endpoints, their memory, and how they connect.
  *
  *   endpoint:  new -- connect | accept --> established -- fab_ep_shutdown, error --> down -- delete
  *
@@ -8,15 +8,10 @@
 #include "fabric_impl.h"
 
 #include <assert.h>
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include "csum.h"
 #include "errmsg.h"
 
@@ -114,7 +109,8 @@ int fab_ep_expose(struct fab_ep *ep, void *base, uint64_t len, bool write, uint6
 static int queues_open(struct fab_ep *ep)
 {
 	struct fi_info *info = ep->fab->info;
-	struct fi_cq_attr attr = { .format = FI_CQ_FORMAT_DATA, .wait_obj = FI_WAIT_FD };
+	struct fi_cq_attr attr = { .format = FI_CQ_FORMAT_DATA,
+				   .wait_obj = ep->fab->own_wait ? FI_WAIT_NONE : FI_WAIT_FD };
 	int err, ret;
 
 	attr.size = info->tx_attr->size + info->rx_attr->size;
@@ -135,6 +131,7 @@ int fab_ep_new(struct fab *fab, const struct fab_ep_cfg *cfg, struct fab_ep **ou
 	if (!ep)
 		return -ENOMEM;
 	ep->fab = fab;
+	ep->sock = ep->wait_fd = -1;
 	ep->timeout_ms = cfg->timeout_ms;
 	ep->late_max = cfg->rx_count + cfg->tx_count + 2 * FAB_OPS_MAX;
 	ep->late = calloc(ep->late_max, sizeof(*ep->late));
@@ -165,6 +162,7 @@ void fab_ep_delete(struct fab_ep *ep)
 	if (!ep)
 		return;
 	fab_ep_shutdown(ep);
+	fab_wait_fini(ep);
 	if (ep->ep)
 		fi_close(&ep->ep->fid);
 	if (ep->pool_mr)
@@ -205,60 +203,6 @@ static int ep_start(struct fab_ep *ep, struct fi_info *info)
 			return err;
 	}
 	return 0;
-}
-
-/* libfabric leaves its sockets inheritable and without any time limit. Newer versions hand the socket out, 1.17 does
- * not: it is the one with the endpoint's name (a listener shares it; the settings suit it too). */
-static void socket_tune(int fd, unsigned timeout_ms)
-{
-	int on = 1, second = 1, probes = timeout_ms < 1000 ? 1 : (int)(timeout_ms / 1000);
-
-	fcntl(fd, F_SETFD, FD_CLOEXEC);
-	if (!timeout_ms)
-		return;
-	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &second, sizeof(second));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &second, sizeof(second));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
-}
-
-static bool socket_is(int fd, const struct sockaddr_storage *name)
-{
-	struct sockaddr_storage other = { 0 };
-	socklen_t len = sizeof(other);
-
-	if (getsockname(fd, (struct sockaddr *)&other, &len) || other.ss_family != name->ss_family)
-		return false;
-	if (name->ss_family == AF_INET) {
-		const struct sockaddr_in *a = (const void *)name, *b = (const void *)&other;
-
-		return a->sin_port == b->sin_port && a->sin_addr.s_addr == b->sin_addr.s_addr;
-	}
-	if (name->ss_family == AF_INET6) {
-		const struct sockaddr_in6 *a = (const void *)name, *b = (const void *)&other;
-
-		return a->sin6_port == b->sin6_port && !memcmp(&a->sin6_addr, &b->sin6_addr, sizeof(a->sin6_addr));
-	}
-	return false;
-}
-
-static void sockets_tune(struct fab_ep *ep)
-{
-	struct sockaddr_storage name = { 0 };
-	size_t len = sizeof(name);
-	struct dirent *entry;
-	DIR *dir;
-
-	if (fi_getname(&ep->ep->fid, &name, &len))
-		return;
-	dir = opendir("/proc/self/fd");
-	if (!dir)
-		return;
-	while ((entry = readdir(dir)))
-		if (entry->d_name[0] != '.' && socket_is(atoi(entry->d_name), &name))
-			socket_tune(atoi(entry->d_name), ep->timeout_ms);
-	closedir(dir);
 }
 
 /* ---------------------------------------------------------------- connecting */
@@ -364,7 +308,7 @@ int fab_ep_established(struct fab_ep *ep, int timeout_ms)
 			return err;
 		if (!ep->connected)
 			return -EAGAIN;
-		sockets_tune(ep);
+		return fab_wait_init(ep);
 	}
 	return 0;
 }

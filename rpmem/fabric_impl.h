@@ -1,5 +1,5 @@
-/* What rpmem/fabric.c (library, providers), rpmem/fabric_ep.c (endpoints, connections) and rpmem/fabric_io.c (data) share:
- * the only files that see libfabric. */
+/* What rpmem/fabric.c (library, providers), rpmem/fabric_ep.c (endpoints, connections), rpmem/fabric_io.c (data) and
+ * rpmem/fabric_wait.c (sleeping) share: the only files that see libfabric. */
 #ifndef RPMEMFS_RPMEM_FABRIC_IMPL_H
 #define RPMEMFS_RPMEM_FABRIC_IMPL_H
 
@@ -19,6 +19,7 @@ struct fab {
 	struct fid_pep *pep; /* NULL: not listening */
 	char provider[16];
 	bool mr_local, virt_addr, prov_key;
+	bool own_wait;       /* endpoints sleep on their sockets, not on wait objects of the provider */
 	size_t iov_max, inject_max, msg_max;
 };
 
@@ -72,12 +73,24 @@ struct fab_ep {
 	unsigned late_first, late_count, late_max;
 	unsigned timeout_ms;
 	unsigned empty_polls;
+	int sock, wait_fd;   /* of tcp; own_wait: an epoll set with the socket. -1: none */
+	bool unsent;         /* own_wait: something was posted and may not be in the socket yet */
+	bool armed;          /* own_wait: wait_fd also wakes when the socket takes more */
 	int err; /* why the connection ended */
 	bool connected;
 	bool down; /* shut down: atomic */
 	size_t reply_len;
 	uint8_t reply[64];
 };
+
+/* Of an endpoint just connected: finds its socket, closes it to children, gives it the time limit. */
+int fab_wait_init(struct fab_ep *ep);
+void fab_wait_fini(struct fab_ep *ep);
+void fab_event_of(struct fab_ep *ep, const struct fi_cq_data_entry *entry, struct fab_event *event);
+int fab_cq_error(struct fab_ep *ep);
+int fab_cq_read(struct fab_ep *ep, struct fab_event *events, unsigned max); /* count, 0, or why the connection ended */
+void fab_late_put(struct fab_ep *ep, const struct fab_event *event);
+int fab_ep_failed(struct fab_ep *ep, int err);
 
 int fab_errno(ssize_t ret);               /* negative errno of a libfabric return value */
 const char *fab_strerror(int fi_err);

@@ -1,4 +1,4 @@
-/* libfabric, last of three files: messages, one-sided operations and their completions on an established endpoint.
+/* libfabric, third of four files: messages, one-sided operations and their completions on an established endpoint.
  *
  * What a completion means differs by provider (tcp: copied to a socket buffer), so nothing here speaks of arrival: only
  * an answer of the peer does. What is bounded here, because libfabric does not: inject length, segment counts, bytes and
@@ -47,7 +47,7 @@ static void ring_done(struct fab_ring *ring, unsigned last)
 	}
 }
 
-static void event_of(struct fab_ep *ep, const struct fi_cq_data_entry *entry, struct fab_event *event)
+void fab_event_of(struct fab_ep *ep, const struct fi_cq_data_entry *entry, struct fab_event *event)
 {
 	struct fab_ctx *ctx = entry->op_context;
 	struct fab_op *op;
@@ -77,7 +77,7 @@ static void event_of(struct fab_ep *ep, const struct fi_cq_data_entry *entry, st
 	}
 }
 
-static int cq_error(struct fab_ep *ep)
+int fab_cq_error(struct fab_ep *ep)
 {
 	struct fi_cq_err_entry error = { 0 };
 	int err;
@@ -88,28 +88,33 @@ static int cq_error(struct fab_ep *ep)
 	return errmsg_set(err ? err : -EIO, "fabric connection: %s", fab_strerror(error.err));
 }
 
-/* Reads up to max completions. Count, 0, or why the connection ended. */
-static int cq_read(struct fab_ep *ep, struct fab_event *events, unsigned max)
+int fab_cq_read(struct fab_ep *ep, struct fab_event *events, unsigned max)
 {
 	struct fi_cq_data_entry entries[FAB_EVENTS_MAX];
 	ssize_t ret = fi_cq_read(ep->cq, entries, max < FAB_EVENTS_MAX ? max : FAB_EVENTS_MAX);
 
 	if (ret > 0) {
 		for (ssize_t i = 0; i < ret; i++)
-			event_of(ep, &entries[i], &events[i]);
+			fab_event_of(ep, &entries[i], &events[i]);
 		return (int)ret;
 	}
 	if (ret == -FI_EAGAIN || ret == -FI_EINTR || !ret)
 		return 0;
 	if (ret == -FI_EAVAIL)
-		return cq_error(ep);
+		return fab_cq_error(ep);
 	return errmsg_set(fab_errno(ret), "fabric completion queue: %s", fab_strerror((int)-ret));
 }
 
-static int ep_failed(struct fab_ep *ep, int err)
+int fab_ep_failed(struct fab_ep *ep, int err)
 {
 	ep->err = err;
 	return err;
+}
+
+void fab_late_put(struct fab_ep *ep, const struct fab_event *event)
+{
+	ep->late[(ep->late_first + ep->late_count) % ep->late_max] = *event;
+	ep->late_count++;
 }
 
 static unsigned late_take(struct fab_ep *ep, struct fab_event *events, unsigned max)
@@ -133,53 +138,14 @@ int fab_poll(struct fab_ep *ep, struct fab_event *events, unsigned max)
 		return (int)late_take(ep, events, max);
 	if (ep->err)
 		return errmsg_set(ep->err, "the fabric connection has ended");
-	n = cq_read(ep, events, max);
+	n = fab_cq_read(ep, events, max);
 	if (n > 0)
 		return n;
 	if (!n && ++ep->empty_polls >= EQ_EVERY_POLLS) {
 		ep->empty_polls = 0;
 		n = fab_eq_check(ep, 0);
 	}
-	return n < 0 ? ep_failed(ep, n) : 0;
-}
-
-int fab_wait(struct fab_ep *ep, int timeout_ms)
-{
-	struct fi_cq_data_entry entry;
-	ssize_t ret;
-	int err;
-
-	if (ep->late_count)
-		return 0;
-	if (ep->err)
-		return errmsg_set(ep->err, "the fabric connection has ended");
-	ret = fi_cq_sread(ep->cq, &entry, 1, NULL, timeout_ms);
-	if (ret > 0) {
-		event_of(ep, &entry, &ep->late[(ep->late_first + ep->late_count) % ep->late_max]);
-		ep->late_count++;
-		return 0;
-	}
-	if (ret == -FI_EAVAIL)
-		return ep_failed(ep, cq_error(ep));
-	if (ret < 0 && ret != -FI_EAGAIN && ret != -FI_EINTR && ret != -FI_ETIMEDOUT)
-		return ep_failed(ep, errmsg_set(fab_errno(ret), "fabric wait: %s", fab_strerror((int)-ret)));
-	ep->empty_polls = 0;
-	err = fab_eq_check(ep, 0);
-	return err ? ep_failed(ep, err) : 0;
-}
-
-void fab_fds(const struct fab_ep *ep, int *cq_fd, int *eq_fd)
-{
-	*cq_fd = *eq_fd = -1;
-	fi_control(&ep->cq->fid, FI_GETWAIT, cq_fd);
-	fi_control(&ep->eq->fid, FI_GETWAIT, eq_fd);
-}
-
-bool fab_may_block(struct fab_ep *ep)
-{
-	struct fid *fids[] = { &ep->cq->fid, &ep->eq->fid };
-
-	return !ep->late_count && !ep->err && fi_trywait(ep->fab->fabric, fids, 2) == FI_SUCCESS;
+	return n < 0 ? fab_ep_failed(ep, n) : 0;
 }
 
 /* ---------------------------------------------------------------- posting */
@@ -197,14 +163,13 @@ static int post_retry(struct fab_ep *ep, ssize_t ret, uint64_t *since)
 		*since = now;
 	if (now - *since > POST_REFUSED_NS)
 		return errmsg_set(-ETIMEDOUT, "fabric: send queue full for a second");
-	n = cq_read(ep, &event, 1);
+	n = fab_cq_read(ep, &event, 1);
 	if (n < 0)
-		return ep_failed(ep, n);
+		return fab_ep_failed(ep, n);
 	if (n && ep->late_count == ep->late_max)
 		return errmsg_set(-EOVERFLOW, "fabric: more completions than operations");
 	if (n) {
-		ep->late[(ep->late_first + ep->late_count) % ep->late_max] = event;
-		ep->late_count++;
+		fab_late_put(ep, &event);
 	} else {
 		sched_yield();
 	}
@@ -225,6 +190,11 @@ static int post_retry(struct fab_ep *ep, ssize_t ret, uint64_t *since)
 		} \
 		err_; \
 	})
+
+void fab_all_arrived(struct fab_ep *ep)
+{
+	ep->unsent = false;
+}
 
 void *fab_tx(struct fab_ep *ep, unsigned slot)
 {
@@ -249,6 +219,7 @@ int fab_send(struct fab_ep *ep, unsigned slot, size_t len, bool notify)
 	struct fi_msg msg = { .msg_iov = &iov, .desc = &ep->tx.desc, .iov_count = 1, .context = &ep->tx.ctx[slot] };
 
 	assert(len <= ep->tx.bytes);
+	ep->unsent = true;
 	return POST(ep, fi_sendmsg(ep->ep, &msg, notify ? FI_COMPLETION : 0));
 }
 
@@ -256,6 +227,7 @@ int fab_inject(struct fab_ep *ep, const void *buf, size_t len)
 {
 	if (len > FAB_INJECT_BYTES_MAX || len > ep->fab->inject_max)
 		return errmsg_set(-EMSGSIZE, "fabric: %zu bytes are too many to inject", len);
+	ep->unsent = true;
 	return POST(ep, fi_inject(ep->ep, buf, len, 0));
 }
 
@@ -357,6 +329,7 @@ static int write_post(struct fab_ep *ep, uint64_t rkey, const struct fab_seg *se
 	if (!quiet)
 		ring->quiet_bytes = ring->quiet_count = 0;
 	msg.context = &op->ctx;
+	ep->unsent = true;
 	return POST(ep, fi_writemsg(ep->ep, &msg, quiet ? 0 : FI_COMPLETION));
 }
 
@@ -388,5 +361,6 @@ int fab_read(struct fab_ep *ep, uint64_t rkey, const struct fab_seg *seg, uint64
 		op->staged = stage_take(&ep->reads, op, seg->len);
 		iov.iov_base = op->staged;
 	}
+	ep->unsent = true;
 	return POST(ep, fi_readmsg(ep->ep, &msg, FI_COMPLETION));
 }

@@ -197,6 +197,8 @@ int lane_poll(struct lane *lane)
 	now = channel_now_ns();
 	if (heard)
 		lane->heard_ns = now;
+	if (heard && lane->seq_acked == lane->seq && lane->seq_acked >= lane->push_seq && !lane->reading)
+		fab_all_arrived(lane->ep);
 	if (lane->op_count) {
 		err = lane_pump(lane, now);
 		if (err)

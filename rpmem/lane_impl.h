@@ -46,6 +46,7 @@ struct lane {
 	uint64_t heard_ns;       /* newest answer, or bytes of a read */
 	uint64_t read_ns;        /* newest one-sided read posted */
 	uint32_t reading;        /* one-sided reads under way */
+	uint64_t push_seq;       /* the answer that proves that the newest push has arrived */
 	struct lane_news news;
 	unsigned op_first, op_next, op_count; /* ring: oldest, first not completely posted (offset from oldest), number */
 	struct lane_op_queued ops[LANE_OPS_MAX];

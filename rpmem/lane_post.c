@@ -207,6 +207,7 @@ static bool post_push(struct lane *lane, struct lane_op_queued *op, int *err)
 		}
 	}
 	op->posted = op->range_idx == op->range_count;
+	lane->push_seq = lane->seq + 1;
 	*err = count ? fab_write(lane->ep, lane->rkey, segs, count) : 0;
 	return count;
 }

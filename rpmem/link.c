@@ -95,7 +95,8 @@ static int rest_build(struct link *link)
 		int cq_fd, eq_fd;
 
 		fab_fds(lane_ep(session->lanes[i]), &cq_fd, &eq_fd);
-		err = rest_add(link, eq_fd);
+		if (eq_fd >= 0)
+			err = rest_add(link, eq_fd);
 		if (!i)
 			link->cq_fd = cq_fd;
 		else if (!err)
