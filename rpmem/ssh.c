@@ -11,8 +11,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libssh/callbacks.h>
 #include <libssh/libssh.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +28,9 @@
 #define SSH_PARTING_MS 500 /* for exit status and last words, when the stream has ended */
 #define SSH_GLANCE_MS 5    /* the same for somebody who serves others meanwhile */
 #define SSH_STATUS_NO_COMMAND 127
+#define KEEPALIVE_IDLE_S 60
+#define KEEPALIVE_STEP_S 15
+#define KEEPALIVE_PROBES 8
 
 struct sshc {
 	struct channel channel;
@@ -156,23 +162,64 @@ static int step_wait(struct sshc *ssh, const struct deadline *deadline, const ch
 	return 0;
 }
 
-static int ssh_configure(struct sshc *ssh, const struct target *target)
+/* A key with a passphrase that no agent holds is not ours to use. Without this, OpenSSL's reader of PEM keys asks on the
+ * terminal or stdin by itself, and waits for ever. */
+static int passphrase_refuse(const char *prompt, char *buf, size_t len, int echo, int verify, void *arg)
 {
-	const char *config = getenv("RPMEM_SSH_CONFIG");
-	unsigned port = target->port;
-	int err = ssh_options_set(ssh->session, SSH_OPTIONS_HOST, target->host);
+	(void)prompt;
+	(void)buf;
+	(void)len;
+	(void)echo;
+	(void)verify;
+	(void)arg;
+	return -1;
+}
 
-	if (!err && *target->user)
+static struct ssh_callbacks_struct callbacks = { .size = sizeof(callbacks), .auth_function = passphrase_refuse };
+
+static int target_set(struct sshc *ssh, const struct target *target)
+{
+	unsigned port = target->port;
+	int err = 0;
+
+	if (*target->user)
 		err = ssh_options_set(ssh->session, SSH_OPTIONS_USER, target->user);
 	if (!err && port)
 		err = ssh_options_set(ssh->session, SSH_OPTIONS_PORT, &port);
-	/* After ours: what is set already stays. */
+	return err;
+}
+
+static int ssh_configure(struct sshc *ssh, const struct target *target)
+{
+	const char *config = getenv("RPMEM_SSH_CONFIG");
+	int err = ssh_options_set(ssh->session, SSH_OPTIONS_HOST, target->host);
+
+	/* Before the configuration, which may ask for the user, and after it, because its Port would replace ours. */
+	if (!err)
+		err = target_set(ssh, target);
 	if (!err)
 		err = ssh_options_parse_config(ssh->session, config);
+	if (!err)
+		err = target_set(ssh, target);
+	if (!err)
+		err = ssh_set_callbacks(ssh->session, &callbacks);
 	if (err)
 		return ssh_fail(ssh, -EINVAL, "reading the SSH configuration");
 	ssh_set_blocking(ssh->session, 0);
 	return 0;
+}
+
+/* The control channel is silent for months: what lies on its way (firewalls, address translation) forgets a connection
+ * without traffic, and then the target would lose a session that stands. */
+static void socket_tune(int fd)
+{
+	int on = 1, idle = KEEPALIVE_IDLE_S, step = KEEPALIVE_STEP_S, probes = KEEPALIVE_PROBES;
+
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)); /* no socket behind a proxy command: its own matter */
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &step, sizeof(step));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
 }
 
 static int ssh_reach(struct sshc *ssh, const struct deadline *deadline)
@@ -186,7 +233,7 @@ static int ssh_reach(struct sshc *ssh, const struct deadline *deadline)
 	}
 	if (ret != SSH_OK)
 		return ssh_fail(ssh, -EHOSTUNREACH, "connecting");
-	fcntl(ssh_get_fd(ssh->session), F_SETFD, FD_CLOEXEC);
+	socket_tune(ssh_get_fd(ssh->session));
 	return 0;
 }
 

@@ -2,11 +2,16 @@
 #include "tests/support/link_rig.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include "rpmem/target.h"
 
 #define LIMIT 120
 #define SSHD "/usr/sbin/sshd"
@@ -66,6 +71,7 @@ static void sshd_start(void)
 	if (!sshd) {
 		char log[PATH_MAX];
 
+		prctl(PR_SET_PDEATHSIG, SIGTERM); /* a test that is killed runs no teardown */
 		snprintf(log, sizeof(log), "%s/sshd.log", rig.dir);
 		if (!freopen(log, "w", stderr))
 			_exit(1);
@@ -184,4 +190,76 @@ Test(ssh, end_of_the_session_is_noticed, .timeout = LIMIT, .init = setup, .fini 
 	cr_expect_eq(rig.link->err, -ECONNRESET, "%s", rig.link->err_text);
 	cr_expect_lt(channel_now_ns() - start, 2000000000ull);
 	chain_fini(&rig.chain);
+}
+
+/* As with ssh(1), what the target says about the port goes before what the configuration says. */
+Test(ssh, port_of_the_target_goes_before_the_configuration, .timeout = LIMIT, .init = setup, .fini = teardown)
+{
+	char target[64];
+
+	host_known("host");
+	run("sed -i 's/Port .*/Port 1/' %s/config", rig.dir);
+	snprintf(target, sizeof(target), "replica:%u", port);
+	rig.replica.target = target;
+	open_fails(-ENOENT, "part");
+}
+
+/* A key that needs a passphrase is no key: nobody is asked, neither on the terminal nor on stdin, and nothing waits. PEM
+ * is the format whose reader asks by itself. */
+Test(ssh, a_key_with_a_passphrase_asks_nobody, .timeout = 30, .init = setup, .fini = teardown)
+{
+	int silent[2], terminal;
+	uint64_t start;
+
+	host_known("host");
+	run("rm %s/key %s/key.pub && ssh-keygen -q -t rsa -m PEM -N secret -f %s/key && cp %s/key.pub %s/authorized", rig.dir,
+	    rig.dir, rig.dir, rig.dir, rig.dir);
+	terminal = open("/dev/tty", O_RDWR | O_CLOEXEC); /* without one, stdin would be asked */
+	if (terminal >= 0)
+		cr_assert_eq(ioctl(terminal, TIOCNOTTY), 0);
+	cr_assert_eq(pipe(silent), 0);
+	cr_assert_eq(dup2(silent[0], STDIN_FILENO), STDIN_FILENO);
+	rig.cfg.connect_ms = 5000;
+	start = channel_now_ns();
+	open_fails(-EACCES, "no key or agent was accepted");
+	cr_expect_lt(channel_now_ns() - start, 5000000000ull);
+}
+
+/* An idle control channel must neither be forgotten by what lies on its way nor outlive the other machine. */
+Test(ssh, the_connection_is_kept_alive, .timeout = LIMIT, .init = setup, .fini = teardown)
+{
+	struct target target = { .host = "replica" };
+	struct deadline deadline = deadline_in(10000, NULL);
+	struct channel *channel;
+	socklen_t len = sizeof(int);
+	int on = 0, idle = 0;
+
+	host_known("host");
+	cr_assert_eq(ssh_open(&target, "cat", &deadline, &channel), 0, "%s", errmsg_get());
+	cr_expect_eq(getsockopt(channel->fd, SOL_SOCKET, SO_KEEPALIVE, &on, &len), 0);
+	cr_expect_eq(on, 1);
+	cr_expect_eq(getsockopt(channel->fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, &len), 0);
+	cr_expect_leq(idle, 60);
+	channel_end(channel);
+}
+
+/* A write to a connection that is gone is an error, not a signal. */
+Test(ssh, a_lost_connection_raises_no_signal, .timeout = LIMIT, .init = setup, .fini = teardown)
+{
+	struct target target = { .host = "replica" };
+	struct deadline deadline = deadline_in(10000, NULL);
+	struct channel *channel;
+	char bytes[1024] = "";
+	long n = 0;
+
+	host_known("host");
+	signal(SIGPIPE, SIG_DFL);
+	cr_assert_eq(ssh_open(&target, "cat", &deadline, &channel), 0, "%s", errmsg_get());
+	run("pkill -KILL -P %d", sshd);
+	for (unsigned i = 0; i < 200 && n >= 0; i++) {
+		n = channel->ops->write(channel, bytes, sizeof(bytes));
+		poll(NULL, 0, 5);
+	}
+	cr_expect_eq(n, -ECONNRESET);
+	channel_drop(channel);
 }
