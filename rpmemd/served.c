@@ -15,6 +15,7 @@
 #include <string.h>
 #include "copy.h"
 #include "errmsg.h"
+#include "fabric.h"
 #include "lanes.h"
 #include "log.h"
 #include "store.h"
@@ -103,6 +104,20 @@ static int fence_check(const struct served *s, const struct ctl_msg *req)
 		return 0;
 	return errmsg_set(-ESTALE, "fenced at epoch %" PRIu64 ", the session is of epoch %" PRIu64
 			  ": another primary has taken over", fence, req->u.open.epoch);
+}
+
+/* A CREATE that replaces destroys what is there: first see that the lanes can be had at all. */
+static int lanes_probe(const struct served_cfg *cfg, const struct ctl_open *open)
+{
+	struct fab *fab = NULL;
+	uint16_t port;
+	int err;
+
+	if (!(open->flags & CTL_OPEN_REPLACE) || open->flags & CTL_OPEN_NO_LANES)
+		return 0;
+	err = fab_listen(open->provider, cfg->bind_address, &fab, &port);
+	fab_close(fab);
+	return err;
 }
 
 static int store_attach(struct served *s, const struct served_cfg *cfg, const struct ctl_msg *req)
@@ -219,7 +234,9 @@ int served_open(const struct served_cfg *cfg, const struct ctl_msg *req, struct 
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return -ENOMEM;
-	err = store_attach(s, cfg, req);
+	err = lanes_probe(cfg, &req->u.open);
+	if (!err)
+		err = store_attach(s, cfg, req);
 	if (err)
 		goto free_served;
 	err = copy_attach(s);
@@ -380,8 +397,9 @@ static int verb_fence(struct verb_call *c)
 	if (page.fence_epoch != m->expected_epoch)
 		return errmsg_set(-ESTALE, "fence is at epoch %" PRIu64 ", not %" PRIu64, page.fence_epoch,
 			m->expected_epoch);
-	if (m->epoch < page.fence_epoch)
-		return errmsg_set(-ERANGE, "fence cannot fall from epoch %" PRIu64 " to %" PRIu64, page.fence_epoch, m->epoch);
+	if (m->epoch < page.fence_epoch || (m->epoch == page.fence_epoch && memcmp(page.fence_id, m->id, sizeof(m->id))))
+		return errmsg_set(-ERANGE, "fence at epoch %" PRIu64 " can only rise, not become another one of epoch %" PRIu64,
+			page.fence_epoch, m->epoch);
 	page.fence_epoch = m->epoch;
 	memcpy(page.fence_id, m->id, sizeof(page.fence_id));
 	return copy_page_set(c->s->copy, &page);

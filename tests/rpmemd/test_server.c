@@ -143,11 +143,16 @@ static unsigned format(uint64_t ring_bytes)
 	return ask(&m, &answer);
 }
 
-static unsigned fence(uint64_t expected, uint64_t epoch)
+static unsigned fence_as(uint64_t expected, uint64_t epoch, uint8_t id)
 {
-	struct ctl_msg m = { .type = CTL_FENCE, .u.fence = { expected, epoch, { 9 } } };
+	struct ctl_msg m = { .type = CTL_FENCE, .u.fence = { expected, epoch, { id } } };
 
 	return ask(&m, &answer);
+}
+
+static unsigned fence(uint64_t expected, uint64_t epoch)
+{
+	return fence_as(expected, epoch, 9);
 }
 
 static unsigned page(uint32_t state, uint64_t fence_epoch)
@@ -203,6 +208,8 @@ Test(server, a_copy_is_created_formatted_fenced_reset_and_found_again)
 	cr_expect_eq(fence(0, 2), WIRE_OK);
 	cr_expect_eq(fence(0, 3), WIRE_FENCED); /* lost the race */
 	cr_expect_eq(fence(2, 1), WIRE_BAD_ARG);
+	cr_expect_eq(fence(2, 2), WIRE_OK); /* the same again */
+	cr_expect_eq(fence_as(2, 2, 8), WIRE_BAD_ARG); /* another promotion of the same epoch */
 	cr_expect_eq(page(MEDIA_INCONSISTENT, 0), WIRE_FENCED); /* would undo the fence */
 	cr_expect_eq(page(MEDIA_INCONSISTENT, 2), WIRE_OK);
 	cr_expect_eq(reset(5, UINT64_MAX), WIRE_BAD_ARG);
@@ -329,4 +336,27 @@ Test(server, the_stop_descriptor_ends_it_in_order)
 	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
 	cr_assert(!eventfd_write(server.stop_fd, 1));
 	cr_expect_eq(ended(), 0);
+}
+
+/* A CREATE that may replace a pool, but cannot have its lanes, is refused before the pool is gone. */
+Test(server, a_replacing_create_without_lanes_loses_nothing)
+{
+	struct ctl_msg m = { .type = CTL_CREATE, .u.open = { .flags = CTL_OPEN_FS | CTL_OPEN_REPLACE, .lanes = 1,
+		.provider = "tcp", .set_name = "a.set", .has_attr = 1, .attr.major = POOLHDR_FS_MAJOR } };
+	struct stat before, after;
+	char part[128];
+
+	strcpy((char *)m.u.open.attr.signature, POOLHDR_FS_SIGNATURE);
+	snprintf(part, sizeof(part), "%s/part", base);
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(open_pool(CTL_CREATE, CTL_OPEN_FS), WIRE_OK);
+	close_session();
+	cr_assert(!stat(part, &before));
+	server.bind_address = "192.0.2.1"; /* of documentation (RFC 5737): nobody's */
+	start();
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_expect_neq(ask(&m, &answer), WIRE_OK);
+	cr_expect(!stat(part, &after) && after.st_ino == before.st_ino, "the pool is gone");
+	close_session();
+	server.bind_address = NULL;
 }
