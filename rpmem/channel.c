@@ -38,17 +38,23 @@ int deadline_slice(const struct deadline *deadline)
 }
 
 /* ---------------------------------------------------------------- bytes */
+/* What the far end says reaches terminals: one line of it, and no control characters. */
+static char printable(char c)
+{
+	return (unsigned char)c < ' ' || c == 127 ? '?' : c;
+}
+
 void channel_stderr(struct channel *channel, const char *bytes, size_t len)
 {
 	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)bytes[i];
+		char c = bytes[i];
 
 		if (c == '\n' && channel->line_len) {
 			channel->line[channel->line_len] = '\0';
 			memcpy(channel->last_line, channel->line, channel->line_len + 1);
 			channel->line_len = 0;
 		} else if (c != '\n' && c != '\r' && channel->line_len + 1 < sizeof(channel->line)) {
-			channel->line[channel->line_len++] = (char)(c < ' ' || c == 127 ? '?' : c);
+			channel->line[channel->line_len++] = printable(c);
 		}
 	}
 }
@@ -121,6 +127,8 @@ int channel_receive(struct channel *channel, uint16_t request, struct ctl_msg *a
 	if (err)
 		return errmsg_set(err, "the target's answer is malformed");
 	if (answer->type == CTL_ERROR) {
+		for (char *c = answer->u.error.text; *c; c++)
+			*c = printable(*c);
 		err = wire_status_err(answer->u.error.status);
 		return errmsg_set(err ? err : -EPROTO, "%s", answer->u.error.text);
 	}

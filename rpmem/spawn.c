@@ -79,18 +79,35 @@ static void spawn_wait(struct channel *channel, bool writable, int timeout_ms)
 }
 
 /* ---------------------------------------------------------------- the child's end */
+/* Whether the child has ended, waiting for it; a negative time is for ever. Signals do not end the wait. */
+static bool child_ended(const struct spawn *spawn, int timeout_ms)
+{
+	uint64_t end = channel_now_ns() + (timeout_ms < 0 ? 0 : (uint64_t)timeout_ms * 1000000u), now;
+	struct pollfd fd = { spawn->pidfd, POLLIN, 0 };
+	int n;
+
+	while ((n = poll(&fd, 1, timeout_ms)) < 0 && errno == EINTR) {
+		now = channel_now_ns();
+		if (timeout_ms >= 0)
+			timeout_ms = now < end ? (int)((end - now) / 1000000) + 1 : 0;
+	}
+	return n > 0;
+}
+
 static bool spawn_reap(struct spawn *spawn, int timeout_ms)
 {
-	struct pollfd fd = { spawn->pidfd, POLLIN, 0 };
+	pid_t got;
 
 	if (!spawn->pid)
 		return true;
-	if (poll(&fd, 1, timeout_ms) > 0 || timeout_ms < 0) {
-		if (waitpid(spawn->pid, &spawn->status, 0) < 0)
-			spawn->status = 0; /* somebody else reaped it: its status is lost */
-		spawn->pid = 0;
-	}
-	return !spawn->pid;
+	if (!child_ended(spawn, timeout_ms))
+		return false;
+	while ((got = waitpid(spawn->pid, &spawn->status, 0)) < 0 && errno == EINTR)
+		;
+	if (got < 0)
+		spawn->status = 0; /* somebody else reaped it: its status is lost */
+	spawn->pid = 0;
+	return true;
 }
 
 static int spawn_explain(struct channel *channel, int err, bool patient)
@@ -112,7 +129,8 @@ static int spawn_explain(struct channel *channel, int err, bool patient)
 
 static void *reaper_main(void *arg)
 {
-	waitpid((pid_t)(intptr_t)arg, NULL, 0);
+	while (waitpid((pid_t)(intptr_t)arg, NULL, 0) < 0 && errno == EINTR)
+		;
 	return NULL;
 }
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sys/time.h>
 
 #define LIMIT 90
 
@@ -418,4 +419,58 @@ Test(link, close_while_connecting, .timeout = LIMIT)
 	link_rig_close(&rig);
 	cr_expect_lt(now_ms() - start, 5000);
 	link_rig_fini(&rig);
+}
+
+static void nothing(int signal_number)
+{
+	(void)signal_number;
+}
+
+/* Signals of the program neither cut short the time a child has to end, nor leave it unreaped. */
+Test(link, signals_do_not_hurry_the_child, .timeout = LIMIT)
+{
+	struct itimerval often = { { 0, 10000 }, { 0, 10000 } }, never = { 0 };
+	struct sigaction action = { .sa_handler = nothing }; /* no SA_RESTART */
+	struct channel *channel;
+	char path[PATH_MAX];
+
+	link_rig_init(&rig, "");
+	snprintf(path, sizeof(path), "#!/bin/sh\ncat >/dev/null\nsleep 0.5\necho ended > %s/log\n", rig.dir);
+	file_write(rig.dir, "fail", path, 0700);
+	snprintf(path, sizeof(path), "%s/fail", rig.dir);
+	cr_assert_eq(spawn_open(path, &channel), 0, "%s", errmsg_get());
+	channel->farewell = true;
+	cr_assert_eq(sigaction(SIGALRM, &action, NULL), 0);
+	cr_assert_eq(setitimer(ITIMER_REAL, &often, NULL), 0);
+	channel_end(channel);
+	cr_assert_eq(setitimer(ITIMER_REAL, &never, NULL), 0);
+	snprintf(path, sizeof(path), "%s/log", rig.dir);
+	cr_expect_eq(access(path, F_OK), 0, "it was not waited for");
+	cr_expect_eq(child_find(), 0, "the child was left behind");
+	link_rig_fini(&rig);
+}
+
+static char said[CTL_MSG_BYTES_MAX];
+static size_t said_len, said_at;
+
+static long said_read(struct channel *channel, void *buf, size_t len)
+{
+	(void)channel;
+	cr_assert_leq(len, said_len - said_at);
+	memcpy(buf, said + said_at, len);
+	said_at += len;
+	return (long)len;
+}
+
+/* What a target says is shown on terminals. */
+Test(link, words_of_the_target_are_printable)
+{
+	static const struct channel_ops ops = { .read = said_read };
+	struct channel channel = { .ops = &ops };
+	struct deadline deadline = deadline_in(1000, NULL);
+	struct ctl_msg msg = { .type = CTL_ERROR, .u.error = { WIRE_NO_POOL, "a\033[2Jb\nc\177d" } }, answer;
+
+	cr_assert_eq(ctl_encode(&msg, said, &said_len), 0);
+	cr_expect_eq(channel_receive(&channel, CTL_STATUS, &answer, &deadline), -ENOENT);
+	cr_expect_str_eq(errmsg_get(), "a?[2Jb?c?d");
 }
