@@ -6,6 +6,7 @@
  *
  *   HELLO -> HELLO      versions, features                        first, always
  *   CREATE|OPEN -> SESSION   pool, lanes; where and with which token to connect the lanes
+ *   PING -> DONE             a sign of life in plain sessions, whose lanes come and go
  *   STATUS -> COPY_INFO      what the copy is: page, tail, head
  *   CHAIN -> POINT           history at one sequence
  *   FORMAT, FENCE, PAGE, CHECKPOINT, RESET, SET_ATTR -> DONE
@@ -61,7 +62,7 @@ int wire_status_err(enum wire_status status);
 
 enum ctl_type {
 	CTL_HELLO = 1, CTL_CREATE, CTL_OPEN, CTL_STATUS, CTL_CHAIN, CTL_FORMAT, CTL_FENCE, CTL_PAGE, CTL_CHECKPOINT,
-	CTL_RESET, CTL_SET_ATTR, CTL_CLOSE, CTL_REMOVE, CTL_REQUEST_LAST = CTL_REMOVE,
+	CTL_RESET, CTL_SET_ATTR, CTL_CLOSE, CTL_REMOVE, CTL_PING, CTL_REQUEST_LAST = CTL_PING,
 	CTL_ANSWER = 64, /* answers carry request type + CTL_ANSWER */
 	CTL_ERROR = 127, /* instead of any answer */
 };
@@ -93,6 +94,9 @@ struct ctl_attr { /* struct pool_attr */
 	uint8_t signature[8]; uint32_t major, compat, incompat, ro_compat;
 	uint8_t poolset_uuid[16], uuid[16], next_uuid[16], prev_uuid[16], user_flags[16];
 };
+/* A plain session (librpmem, without CTL_OPEN_FS) connects its lanes when it first uses them, any time while it lasts; no
+ * message on the control channel for idle_ms ends it. One that was lost may be replaced by its initiator, and by nobody
+ * else: the new OPEN names it as session_before, and the target ends its process first, stopped ones included. */
 /* A session that could change a copy is refused (WIRE_FENCED) when its epoch is below the copy's fence: an old primary gets no
  * way to store even one byte, neither by a one-sided write nor by the data of a commit that will not be linked. That is an
  * OPEN with CTL_OPEN_FS and none of CTL_OPEN_RDONLY, CTL_OPEN_NO_LANES (looks, or has control requests, which compare
@@ -102,12 +106,16 @@ struct ctl_open { /* CREATE and OPEN */
 	uint32_t lanes;     /* 1..WIRE_LANES_MAX */
 	uint64_t pool_size; /* least bytes needed; 0: whatever is there */
 	uint64_t epoch;     /* newest one of the initiator's own copy; 0: it has none */
+	uint64_t session_before; /* the initiator's own lost session of this pool; 0: none */
+	uint32_t idle_ms;   /* plain sessions; 0: the target's own setting, which is also the longest */
 	char provider[16];  /* string; "tcp" or "verbs" */
 	char set_name[WIRE_SET_NAME_BYTES_MAX]; /* string */
 	uint8_t has_attr;
 	struct ctl_attr attr; /* all zero unless has_attr; CREATE only */
 };
-enum wire_method { WIRE_METHOD_GPSPM = 1, WIRE_METHOD_APM = 2 };
+/* How the initiator learns that its bytes are persistent: the target's CPU answers, a one-sided read comes back behind the
+ * writes, or the last write completes with FI_COMMIT_COMPLETE. */
+enum wire_method { WIRE_METHOD_GPSPM = 1, WIRE_METHOD_APM, WIRE_METHOD_COMMIT, WIRE_METHOD_LAST = WIRE_METHOD_COMMIT };
 enum ctl_caps { CTL_CAP_RMA = 1u /* pool memory is registered: one-sided reads and writes */ };
 struct ctl_session {
 	uint64_t session;      /* id the lanes present */
@@ -121,6 +129,8 @@ struct ctl_session {
 	uint32_t caps;         /* enum ctl_caps */
 	uint32_t msg_bytes_max, rx_slots;
 	uint64_t raddr, rkey;  /* of lane 0's registration when CTL_CAP_RMA; further lanes: in their accept data */
+	uint32_t idle_ms;      /* granted */
+	uint8_t incarnation[16]; /* of the pool's memory: another one when a part was made anew, or lost what it held */
 	struct ctl_attr attr;
 };
 struct ctl_point { uint64_t seq, epoch; uint8_t hash[16]; };

@@ -246,6 +246,8 @@ static void walk_open(struct cursor *c, struct ctl_open *m, bool create)
 	check(c, m->lanes <= WIRE_LANES_MAX && (m->lanes || (m->flags & CTL_OPEN_NO_LANES)));
 	walk_u64(c, &m->pool_size);
 	walk_u64(c, &m->epoch);
+	walk_u64(c, &m->session_before);
+	walk_u32(c, &m->idle_ms);
 	walk_string(c, m->provider, sizeof(m->provider));
 	walk_string(c, m->set_name, sizeof(m->set_name));
 	walk_u8(c, &m->has_attr);
@@ -265,7 +267,7 @@ static void walk_session(struct cursor *c, struct ctl_session *m)
 	walk_string(c, m->address, sizeof(m->address));
 	walk_bytes(c, m->token, sizeof(m->token));
 	walk_u32(c, &m->method);
-	check(c, m->method == WIRE_METHOD_GPSPM || m->method == WIRE_METHOD_APM);
+	check(c, m->method >= WIRE_METHOD_GPSPM && m->method <= WIRE_METHOD_LAST);
 	walk_u32(c, &m->domain);
 	check(c, m->domain <= PM_FILE);
 	walk_u32(c, &m->caps);
@@ -276,6 +278,8 @@ static void walk_session(struct cursor *c, struct ctl_session *m)
 	check(c, m->rx_slots >= 1 && m->rx_slots <= LANE_RX_SLOTS);
 	walk_u64(c, &m->raddr);
 	walk_u64(c, &m->rkey);
+	walk_u32(c, &m->idle_ms);
+	walk_bytes(c, m->incarnation, sizeof(m->incarnation));
 	walk_attr(c, &m->attr);
 }
 
@@ -364,6 +368,8 @@ static void walk_payload(struct cursor *c, struct ctl_msg *msg)
 	case CTL_REMOVE: walk_remove(c, &msg->u.remove); break;
 	case CTL_ERROR: walk_error(c, &msg->u.error); break;
 	case CTL_STATUS:
+	case CTL_PING:
+	case CTL_PING + CTL_ANSWER:
 	case CTL_CLOSE:
 	case CTL_FORMAT + CTL_ANSWER:
 	case CTL_FENCE + CTL_ANSWER:
