@@ -337,6 +337,7 @@ static int commit_all(struct front *front)
 
 static int finish(struct front *front)
 {
+	unsigned given_up = front->parked_count;
 	int err;
 
 	front_fini(front); /* first: its waiters stand before ours */
@@ -351,7 +352,10 @@ static int finish(struct front *front)
 		log_error("%s: bringing the pool up to date: %s; the next mount replays the journal", front->mountpoint,
 			  strerror(-err));
 	log_info("%s: unmounted at commit %lu", front->mountpoint, fs_committed_seq(front->fs));
-	return 0;
+	if (given_up == 0)
+		return 0;
+	log_error("%s: %u changes that waited were given up: their callers got ENOTCONN", front->mountpoint, given_up);
+	return -EIO;
 }
 
 int loop_run(struct front *front, const struct loop_cfg *cfg)

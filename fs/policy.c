@@ -85,11 +85,20 @@ unsigned policy_live(const struct replication *r, bool recorded)
 	return count;
 }
 
+static uint32_t both_rules(const struct replication *r)
+{
+	return r->min_old > r->min_new ? r->min_old : r->min_new;
+}
+
+/* Whether the change of the rule is durable under both: on every copy that is left, and on enough of them. */
+static bool rule_changed(const struct replication *r)
+{
+	return r->min_seq && policy_all_durable(r) >= r->min_seq && policy_live(r, true) >= both_rules(r);
+}
+
 uint32_t policy_min(const struct replication *r)
 {
-	if (r->min_seq && policy_all_durable(r) >= r->min_seq)
-		return r->min_new;
-	return r->min_old > r->min_new ? r->min_old : r->min_new;
+	return rule_changed(r) ? r->min_new : both_rules(r);
 }
 
 /* Whether acknowledgements are held back at the cap. */
@@ -475,11 +484,13 @@ static bool loss_unrecorded(const struct replication *r)
 /* Records what changed, when it may be recorded. */
 static bool record_members(struct replication *r)
 {
-	bool lost;
+	bool holds = policy_live(r, false) >= policy_min(r), lost;
 
 	if (r->lost && !loss_unrecorded(r))
 		r->lost = false; /* it came back before anything was acknowledged without it */
-	lost = r->lost && policy_live(r, false) >= policy_min(r);
+	if (!holds)
+		r->release_wanted = false; /* changes wait anyhow, for whom it would make useless; asked for again */
+	lost = r->lost && holds;
 	if (!r->fs || r->fenced || (!lost && !r->members_dirty && !r->release_wanted))
 		return false;
 	return members_store(r) == 0;
@@ -488,7 +499,7 @@ static bool record_members(struct replication *r)
 /* The change of the rule is durable under both. */
 static void settle_rule(struct replication *r)
 {
-	if (r->min_seq && policy_all_durable(r) >= r->min_seq) {
+	if (rule_changed(r)) {
 		r->min_old = r->min_new;
 		r->min_seq = 0;
 	}

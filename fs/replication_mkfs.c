@@ -111,6 +111,7 @@ static int links_wait(struct replication_made *m)
 {
 	int err = 0;
 
+	repl_links_wait(m->links, m->set->replica_count);
 	for (unsigned i = 1; i < m->set->replica_count; i++) {
 		if (repl_link_wait(m->links[i]) && !err)
 			err = link_failed(m->links[i]);

@@ -139,6 +139,7 @@ static void drop_link(struct restore *rs, unsigned i)
 /* Links that are up stay; what is wrong with the others is told. */
 static void wait_links(struct restore *rs)
 {
+	repl_links_wait(rs->links, rs->set->replica_count);
 	for (unsigned i = 1; i < rs->set->replica_count; i++) {
 		struct repl_link *link = rs->links[i];
 

@@ -215,6 +215,8 @@ static int reap(struct copying *c)
 
 	if (err)
 		return errmsg_prefix(err, "replica %s", link->name);
+	for (unsigned i = 1; i < c->source->count; i++)
+		(void)c->source->links[i]->ops->poll(c->source->links[i]); /* a stand-in that falls silent is ended over there */
 	c->read_first = (c->read_first + 1) % READS_MAX;
 	c->read_count--;
 	read->group->reads--;

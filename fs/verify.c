@@ -391,6 +391,7 @@ static void open_links(struct verify *v)
 			side_missing(v, v->set->replicas[i].name, strerror(-err));
 		}
 	}
+	repl_links_wait(links, v->set->replica_count);
 	for (unsigned i = 1; i < v->set->replica_count; i++) {
 		if (links[i])
 			link_take(v, links[i]);

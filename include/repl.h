@@ -123,5 +123,8 @@ int repl_link_open(const struct poolset_replica *replica, const struct repl_cfg 
 
 /* Polls until the link is UP or DOWN. 0 or link->err. */
 int repl_link_wait(struct repl_link *link);
+/* Polls all of them (NULL is allowed) until none is CONNECTING. Who waits for one after the other lets those that are UP
+ * fall silent, and their targets end such a session. */
+void repl_links_wait(struct repl_link *const links[], unsigned count);
 
 #endif

@@ -4,8 +4,8 @@
  * megabytes. So only answers count, and every message has its time:
  *
  *   a request     notice_ms after it was posted, or after the answer before it when that came later
- *   a PING        posted when no message is unanswered and none was posted for notice_ms / 4; three such quarters, so that a
- *                 target that stops right after an answer is dead notice_ms later
+ *   a PING        posted when no message is unanswered and none was posted for notice_ms / 4, at most 3 s; what is left of
+ *                 notice_ms, so that a target that stops right after an answer is dead notice_ms later
  *   reads         one-sided, as requests
  *
  * What has arrived is taken before deadlines are looked at, so an owner that was away for long does not take its own
@@ -152,9 +152,16 @@ static uint64_t later(uint64_t a, uint64_t b)
 	return a > b ? a : b;
 }
 
+static uint64_t ping_after(const struct lane *lane)
+{
+	uint64_t share = lane->notice_ns / LANE_PING_SHARE;
+
+	return share < LANE_PING_NS_MAX ? share : LANE_PING_NS_MAX;
+}
+
 static int lane_clock(struct lane *lane, uint64_t now)
 {
-	uint64_t quarter = lane->notice_ns / LANE_PING_SHARE;
+	uint64_t quarter = ping_after(lane);
 	const struct lane_sent *oldest;
 
 	if (lane->reading && now - later(lane->read_ns, lane->heard_ns) > lane->notice_ns)

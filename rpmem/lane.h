@@ -16,7 +16,8 @@
 
 #define LANE_OPS_MAX 128u       /* queued and unanswered operations */
 #define LANE_OP_RANGES_MAX (1u << 20)
-#define LANE_PING_SHARE 4u      /* an idle lane is asked every notice_ms / this */
+#define LANE_PING_SHARE 4u      /* an idle lane is asked every notice_ms / this ... */
+#define LANE_PING_NS_MAX 3000000000ull /* ... and not less often: targets end a session that is silent (15 s by default) */
 
 struct lane_cfg {
 	unsigned index;

@@ -32,6 +32,7 @@
 #define TICK_MS_MIN 5u
 #define SPINS_PER_SLEEP 2000u   /* spin: yields without progress before sleeping: the peer is not answering back to back */
 #define CONNECT_STEP_MS 100
+#define CONNECT_LOOK_MS 5         /* the same when several connect and others are to be served */
 
 /* ---------------------------------------------------------------- connecting */
 static void *connector_main(void *arg)
@@ -265,6 +266,19 @@ int repl_link_wait(struct repl_link *pub)
 		poll(&fd, 1, CONNECT_STEP_MS);
 	}
 	return state == REPL_UP ? 0 : pub->err;
+}
+
+void repl_links_wait(struct repl_link *const links[], unsigned count)
+{
+	bool connecting = true;
+
+	while (connecting) {
+		connecting = false;
+		for (unsigned i = 0; i < count; i++)
+			connecting = (links[i] && links[i]->ops->poll(links[i]) == REPL_CONNECTING) || connecting;
+		if (connecting)
+			poll(NULL, 0, CONNECT_LOOK_MS);
+	}
 }
 
 /* ---------------------------------------------------------------- opening and closing */

@@ -780,3 +780,57 @@ Test(policy, returning_replica_that_is_ahead_is_refused_unasked)
 	cr_expect_eq(asked, 0);
 	write_sync(2);
 }
+
+/* The replica falls silent between the comparison and the mount's first commit: what lowers the rule is on the local copy
+ * alone, and the copy that is gone still records the old rule: a restore from it would call itself proven. */
+Test(policy, lowered_rule_is_not_in_force_before_the_old_one_is_fulfilled)
+{
+	struct replication_status s;
+	struct wait w;
+
+	start(ONE, 1, 0);
+	unmount();
+	cfg.min_replicas = 0;
+	cr_assert_eq(mount(), 0, "%s", errmsg_get());
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ETIMEDOUT);
+	settle();
+	replication_status(r, &s);
+	cr_expect_eq(s.min_replicas, 1);
+	cr_expect_not(s.may_change);
+	w = (struct wait){ .w.done = wait_done };
+	(void)fs_sync_all(fs, &w.w);
+	settle();
+	cr_expect_not(w.done, "acknowledged by the local copy alone");
+
+	sim_targets[0].unreachable = false;
+	retry();
+	cr_expect(w.done && !w.err);
+	replication_status(r, &s);
+	cr_expect_eq(s.min_replicas, 0);
+	cr_expect_eq(fs_opened(fs, ino), 0);
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ETIMEDOUT);
+	settle();
+	write_sync(3);
+}
+
+/* Below the rule nothing that is given up would help: changes wait in any case. */
+Test(policy, nobody_is_released_below_the_rule)
+{
+	start(ONE, 1, 0);
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	settle();
+	for (unsigned i = 0; i < 3; i++) {
+		replication_ops.need_release(r);
+		settle();
+	}
+	cr_expect_eq(slot(0)->member, FS_MEMBER_ATTACHED);
+	cr_expect_eq(member_state(0), FS_MEMBER_ATTACHED);
+	sim_targets[0].unreachable = false;
+	retry();
+	cr_expect_eq(slot(0)->state, SLOT_LIVE, "%s", slot(0)->reason);
+	write_sync(2);
+	expect_equal(0);
+}

@@ -239,6 +239,42 @@ Test(link, an_idle_link_keeps_itself_alive, .timeout = LIMIT)
 	link_rig_fini(&rig);
 }
 
+/* The target's patience is its own: an initiator that would wait for a minute is heard all the same. */
+Test(link, a_patient_initiator_is_heard, .timeout = LIMIT)
+{
+	uint64_t end;
+
+	link_rig_init(&rig, "--idle-ms 4000");
+	rig.cfg.notice_ms = 60000;
+	link_rig_format(&rig);
+	for (end = now_ms() + 6000; now_ms() < end;) {
+		cr_assert_eq(rig.link->ops->poll(rig.link), REPL_UP, "%s", rig.link->err_text);
+		poll(NULL, 0, 10);
+	}
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
+/* While one of several is waited for, the others stay. */
+Test(link, links_that_stand_stay_while_others_connect, .timeout = LIMIT)
+{
+	struct repl_cfg slow = { .command = "sleep 100", .lanes = 1, .connect_ms = 3000 };
+	struct repl_link *links[3] = { NULL };
+
+	link_rig_init(&rig, "--idle-ms 1000");
+	rig.cfg.notice_ms = 2000;
+	rig.cfg.create = true;
+	rig.cfg.attr = &rig.attr;
+	cr_assert_eq(repl_link_open(&rig.replica, &rig.cfg, &links[0]), 0);
+	cr_assert_eq(repl_link_open(&rig.replica, &slow, &links[2]), 0);
+	repl_links_wait(links, 3);
+	cr_expect_eq(links[0]->ops->poll(links[0]), REPL_UP, "%s", links[0]->err_text);
+	cr_expect_eq(links[2]->err, -ETIMEDOUT, "%s", links[2]->err_text);
+	links[0]->ops->close(links[0]);
+	links[2]->ops->close(links[2]);
+	link_rig_fini(&rig);
+}
+
 static void *wake_later(void *arg)
 {
 	poll(NULL, 0, 1500);
