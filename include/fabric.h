@@ -49,6 +49,7 @@ struct fab_ep_cfg {
 	size_t rx_bytes, tx_bytes;   /* of one slot */
 	bool rma;                    /* this end starts one-sided operations */
 	unsigned timeout_ms;         /* tcp: unacknowledged bytes for so long end the connection; 0: the system's default */
+	bool provider_wait;          /* sleeps on wait objects of the provider, also where the socket would do (fabric_wait.c) */
 };
 
 /* Domain, queues and slots; not connected. -ENOMEM: memory, or its registration is limited (ulimit -l). */

@@ -110,7 +110,7 @@ static int queues_open(struct fab_ep *ep)
 {
 	struct fi_info *info = ep->fab->info;
 	struct fi_cq_attr attr = { .format = FI_CQ_FORMAT_DATA,
-				   .wait_obj = ep->fab->own_wait ? FI_WAIT_NONE : FI_WAIT_FD };
+				   .wait_obj = ep->own_wait ? FI_WAIT_NONE : FI_WAIT_FD };
 	int err, ret;
 
 	attr.size = info->tx_attr->size + info->rx_attr->size;
@@ -133,6 +133,7 @@ int fab_ep_new(struct fab *fab, const struct fab_ep_cfg *cfg, struct fab_ep **ou
 	ep->fab = fab;
 	ep->sock = ep->wait_fd = -1;
 	ep->timeout_ms = cfg->timeout_ms;
+	ep->own_wait = fab->own_wait && !cfg->provider_wait;
 	ep->late_max = cfg->rx_count + cfg->tx_count + 2 * FAB_OPS_MAX;
 	ep->late = calloc(ep->late_max, sizeof(*ep->late));
 	err = ep->late ? queues_open(ep) : -ENOMEM;

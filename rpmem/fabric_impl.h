@@ -19,7 +19,7 @@ struct fab {
 	struct fid_pep *pep; /* NULL: not listening */
 	char provider[16];
 	bool mr_local, virt_addr, prov_key;
-	bool own_wait;       /* endpoints sleep on their sockets, not on wait objects of the provider */
+	bool own_wait;       /* endpoints may sleep on their sockets, not on wait objects of the provider */
 	size_t iov_max, inject_max, msg_max;
 };
 
@@ -73,6 +73,7 @@ struct fab_ep {
 	unsigned late_first, late_count, late_max;
 	unsigned timeout_ms;
 	unsigned empty_polls;
+	bool own_wait;       /* sleeps on its socket */
 	int sock, wait_fd;   /* of tcp; own_wait: an epoll set with the socket. -1: none */
 	bool unsent;         /* own_wait: something was posted and may not be in the socket yet */
 	bool armed;          /* own_wait: wait_fd also wakes when the socket takes more */

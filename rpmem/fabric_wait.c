@@ -98,7 +98,7 @@ int fab_wait_init(struct fab_ep *ep)
 	ep->sock = socket_find(ep);
 	if (ep->sock >= 0)
 		socket_tune(ep->sock, ep->timeout_ms);
-	if (!ep->fab->own_wait)
+	if (!ep->own_wait)
 		return 0;
 	if (ep->sock < 0)
 		return errmsg_set(-EIO, "fabric: the connection's socket cannot be found (is /proc mounted?)");
