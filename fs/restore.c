@@ -501,12 +501,14 @@ static int local_copy(struct restore *rs, struct copy_format *fmt)
 	return create(rs, fmt, ours || rs->cfg->replace);
 }
 
-/* (1) ring and superblocks say the restored state, (2) the page says consistent: from here on it may be mounted. */
+/* (1) ring and superblocks say the restored state, in parts that have all their space, (2) the page says consistent: from here on it may be mounted. */
 static int finish(struct restore *rs)
 {
 	struct copy_page page = *copy_page(rs->copy);
-	int err = copy_reset(rs->copy, &rs->source->peer.head, rs->source->peer.used_blks);
+	int err = rs->cfg->sparse ? 0 : pool_fill(rs->pool);
 
+	if (!err)
+		err = copy_reset(rs->copy, &rs->source->peer.head, rs->source->peer.used_blks);
 	if (err)
 		return err;
 	page.state = MEDIA_CONSISTENT;

@@ -13,7 +13,7 @@ enum pool_flags {
 	POOL_RDONLY = 1u,   /* mapped read-only, shared lock */
 	POOL_SPARSE = 2u,   /* create: parts get space when it is first used (pm.populate), not at once */
 	POOL_REPLACE = 4u,  /* create: unlink existing part files first; they are locked before, so never a pool in use */
-	POOL_COLD = 16u,    /* create: small pages of memory are not zeroed ahead of their first use */
+	POOL_COLD = 16u,    /* create: space in memory has to be there, is taken as with POOL_SPARSE, up to pool_fill */
 	POOL_NOWAIT_LOCK = 8u, /* fail with -EBUSY at once instead of waiting up to POOL_LOCK_WAIT_MS */
 };
 
@@ -40,6 +40,9 @@ int pool_create(const struct poolset *set, unsigned idx, const struct pool_attr 
 
 /* Opens, locks, maps and checks headers. -ENOENT: a part is missing; -EBUSY; -EINVAL: headers wrong or inconsistent. */
 int pool_open(const struct poolset *set, unsigned idx, unsigned flags, struct pool **out);
+
+/* Gets space behind everything that has none yet. Memory is set aside, not touched. -ENOSPC. */
+int pool_fill(struct pool *pool);
 
 /* Rewrites the headers of all parts from attr. Durable on return. */
 int pool_set_attr(struct pool *pool, const struct pool_attr *attr);

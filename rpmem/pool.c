@@ -399,7 +399,8 @@ static int make_part(struct build *b, unsigned i)
 	} else if (is_device(part->fd)) {
 		return 0;
 	}
-	return part_allocate(part->fd, part->path, b->parts[i].size, b->flags & POOL_SPARSE);
+	return part_allocate(part->fd, part->path, b->parts[i].size,
+			     b->flags & POOL_SPARSE ? PART_SPARSE : b->flags & POOL_COLD ? PART_LATE : PART_NOW);
 }
 
 /* Device dax is read through the mapping only. */
@@ -484,6 +485,23 @@ int pool_create(const struct poolset *set, unsigned idx, const struct pool_attr 
 		b.pool = NULL;
 	}
 	build_end(&b);
+	return err;
+}
+
+int pool_fill(struct pool *pool)
+{
+	int err = 0;
+
+	if (!pool->pm.populate)
+		return 0;
+	for (unsigned i = 0; i < pool->part_count && !err; i++) {
+		const struct pool_part *part = &pool->parts[i];
+
+		if (!is_device(part->fd))
+			err = part_fill(part->fd, part->path, 0, part->file_off + part->map_len);
+	}
+	if (!err)
+		pool->pm.populate = NULL;
 	return err;
 }
 

@@ -1,11 +1,12 @@
-/* Huge pages behind a new part file in memory. */
+/* Huge pages behind part files in memory. */
 #ifndef RPMEMFS_RPMEM_POOL_HUGE_H
 #define RPMEMFS_RPMEM_POOL_HUGE_H
 
 #include <stdint.h>
 
-/* Puts zeroed huge pages behind a tmpfs file that has its size and no space yet, as far as they go. Never fails: what it
- * leaves out has no space behind it still. Other files are left as they are. */
-void huge_fill(int fd, uint64_t size);
+/* Puts zeroed huge pages behind the holes of a tmpfs file's range, as far as they go: a piece that holds any data, or is no
+ * whole huge page, is left as it is. Never fails: what it leaves out has no space behind it still. Other files are not
+ * touched. Content never changes, whoever uses the file meanwhile. */
+void huge_fill(int fd, uint64_t off, uint64_t len);
 
 #endif

@@ -15,8 +15,10 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
+#include <linux/magic.h>
 
 #include "errmsg.h"
 #include "pmem.h"
@@ -218,6 +220,12 @@ int part_size(int fd, const char *path, uint64_t *bytes)
 
 int part_back(int fd, const char *path, uint64_t off, uint64_t len)
 {
+	huge_fill(fd, off, len);
+	return part_fill(fd, path, off, len);
+}
+
+int part_fill(int fd, const char *path, uint64_t off, uint64_t len)
+{
 	while (fallocate(fd, 0, (off_t)off, (off_t)len)) {
 		if (errno == EOPNOTSUPP)
 			return 0; /* nothing can be promised here; as every program that maps files we hope for space */
@@ -237,16 +245,44 @@ int part_holes(int fd, const char *path, bool *holes)
 	return 0;
 }
 
-int part_allocate(int fd, const char *path, uint64_t size, bool sparse)
+/* An empty file in memory whose file system has room for all of it. *late: it need not be given at once. */
+static int part_room(int fd, const char *path, uint64_t size, bool *late)
 {
+	struct statfs fs;
+	struct stat st;
+
+	if (fstatfs(fd, &fs) || fstat(fd, &st))
+		return fail(path, "fstatfs");
+	*late = (unsigned long)fs.f_type == TMPFS_MAGIC && st.st_blocks == 0;
+	if (!*late || !fs.f_blocks || size / (uint64_t)fs.f_bsize <= fs.f_bavail)
+		return 0;
+	errno = ENOSPC;
+	return fail(path, "allocate");
+}
+
+static int allocate_now(int fd, uint64_t size)
+{
+	struct stat st;
+
+	if (!fstat(fd, &st) && st.st_blocks == 0) /* pages that are there would only be copied */
+		huge_fill(fd, 0, size);
+	return posix_fallocate(fd, 0, (off_t)size); /* returns its error */
+}
+
+int part_allocate(int fd, const char *path, uint64_t size, enum part_space space)
+{
+	bool late = space == PART_SPARSE;
+	int err = space == PART_LATE ? part_room(fd, path, size, &late) : 0;
+
+	if (err)
+		return err;
 	do {
 		errno = 0;
 		if (ftruncate(fd, (off_t)size))
 			continue;
-		if (sparse)
-			return part_back(fd, path, 0, PART_HEADER_BYTES);
-		huge_fill(fd, size);
-		errno = posix_fallocate(fd, 0, (off_t)size); /* returns its error */
+		if (late)
+			return part_fill(fd, path, 0, PART_HEADER_BYTES);
+		errno = allocate_now(fd, size);
 	} while (errno == EINTR);
 	return errno ? fail(path, "allocate") : 0;
 }

@@ -28,12 +28,21 @@ void part_close(int fd);
 /* Bytes of a file or device dax. */
 int part_size(int fd, const char *path, uint64_t *bytes);
 
-/* Gives the file its size, with space behind every byte unless sparse (then behind the header); in memory that is huge pages
- * where the kernel has them. -ENOSPC, -EFBIG ... */
-int part_allocate(int fd, const char *path, uint64_t size, bool sparse);
+enum part_space {
+	PART_NOW,    /* behind every byte; in memory that is huge pages where the kernel has them */
+	PART_LATE,   /* a new file in memory: as sparse, if there is enough by now; others at once */
+	PART_SPARSE, /* behind the header alone */
+};
 
-/* Gets space behind a range of the file that keeps what it holds; nothing where the file system cannot. -ENOSPC. */
+/* Gives the file its size, with space behind it. -ENOSPC, -EFBIG ... */
+int part_allocate(int fd, const char *path, uint64_t size, enum part_space space);
+
+/* Gets space behind a range of the file that keeps what it holds; nothing where the file system cannot. -ENOSPC. The
+ * range is about to be used: in memory, its holes get zeroed huge pages. */
 int part_back(int fd, const char *path, uint64_t off, uint64_t len);
+
+/* The same for a range that may never be used: memory is set aside, not touched. */
+int part_fill(int fd, const char *path, uint64_t off, uint64_t len);
 
 /* Whether some of the file has no space behind it. */
 int part_holes(int fd, const char *path, bool *holes);

@@ -494,3 +494,26 @@ Test(pool, sparse_parts_get_space_where_it_is_asked_for)
 	pool_close(pool);
 	poolset_free(set);
 }
+
+/* Cold parts in memory take space where it is asked for, and the rest at the end; on disk they have it at once. */
+Test(pool, cold_parts_are_filled_up_at_the_end)
+{
+	struct poolset *set = SET("", "8M", "a", "8M", "b");
+	struct pool *pool = created(set, &fs_attr, POOL_COLD);
+
+	if (pool->pm.populate) {
+		cr_expect_leq(bytes_behind(pool, 0), 65536);
+		cr_assert_eq(pool->pm.populate(&pool->pm, 0, 4 * MIB), 0, "%s", errmsg_get());
+		cr_expect_leq(bytes_behind(pool, 0), 4 * MIB + 65536);
+	}
+	cr_assert_eq(pool_fill(pool), 0, "%s", errmsg_get());
+	cr_expect_null(pool->pm.populate);
+	cr_expect_geq(bytes_behind(pool, 0), 8 * MIB);
+	cr_expect_geq(bytes_behind(pool, 1), 8 * MIB);
+	cr_assert_eq(pool_fill(pool), 0);
+	pool_close(pool);
+	pool = opened(set, 0);
+	cr_expect_null(pool->pm.populate);
+	pool_close(pool);
+	poolset_free(set);
+}
