@@ -1,52 +1,8 @@
 #!/usr/bin/env bash
 # A replica over SSH: a real sshd on a loopback port with throwaway keys, the user's side configured by a file of its own.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/helpers/sshd.sh"
 m=$WORK/mnt/p
-SSHD=/usr/sbin/sshd
-
-# The port is free when sshd gets it: another one is tried otherwise.
-sshd_start() {
-	local try
-	mkdir -p /run/sshd "$WORK/ssh"
-	ssh-keygen -q -t ed25519 -N '' -f "$WORK/ssh/host"
-	ssh-keygen -q -t ed25519 -N '' -f "$WORK/ssh/other"
-	ssh-keygen -q -t ed25519 -N '' -f "$WORK/ssh/user"
-	cp "$WORK/ssh/user.pub" "$WORK/ssh/authorized"
-	for try in {1..20}; do
-		PORT=$((20000 + RANDOM % 10000))
-		cat >"$WORK/ssh/sshd_config" <<-END
-			ListenAddress 127.0.0.1
-			Port $PORT
-			HostKey $WORK/ssh/host
-			AuthorizedKeysFile $WORK/ssh/authorized
-			PidFile $WORK/sshd.pid
-			StrictModes no
-			UsePAM no
-			PasswordAuthentication no
-			KbdInteractiveAuthentication no
-			PermitRootLogin prohibit-password
-			SetEnv ASAN_OPTIONS=$ASAN_OPTIONS UBSAN_OPTIONS=$UBSAN_OPTIONS
-		END
-		"$SSHD" -f "$WORK/ssh/sshd_config" -E "$WORK/ssh/sshd.log" || continue
-		if await "sshd" test -s "$WORK/sshd.pid"; then return 0; fi
-	done
-	return 1
-}
-
-user_configure() {
-	cat >"$WORK/ssh/config" <<-END
-		Host 127.0.0.1
-		  IdentityFile $WORK/ssh/user
-		  UserKnownHostsFile $WORK/ssh/known
-		  GlobalKnownHostsFile /dev/null
-	END
-	: >"$WORK/ssh/known"
-}
-
-# host_known KEY: that key is the one accepted for the server
-host_known() {
-	awk -v host="[127.0.0.1]:$PORT" '{ print host, $1, $2 }' "$WORK/ssh/$1.pub" >"$WORK/ssh/known"
-}
 
 test_unknown_host_key_is_refused() {
 	expect_exit 1 "the host key is not known" rpmemfs p mkfs "$WORK/p/pool.set"
@@ -111,26 +67,6 @@ test_cut_session() {
 	rpmemfs p verify --quiet "$WORK/p/pool.set"
 }
 
-ssh_prepare() {
-	sshd_start
-	user_configure
-	sets_write p 64M "$USER_NAME@127.0.0.1:$PORT"
-}
-
-if [ ! -x "$SSHD" ]; then
-	echo "skip ssh no $SSHD"
-	exit 0
-fi
-if [ "$(id -u)" != 0 ]; then
-	echo "skip ssh an sshd of our own has to run as root"
-	exit 0
-fi
-USER_NAME=$(id -un)
-export RPMEM_SSH_CONFIG=$WORK/ssh/config
-unset SSH_AUTH_SOCK
-if ! ssh_prepare >"$WORK/prepare.log" 2>&1; then
-	cat "$WORK/prepare.log" "$WORK/ssh/sshd.log"
-	echo "not ok prepare"
-	exit 1
-fi
+sshd_prepare
+prepare sets_write p 64M "$USER_NAME@127.0.0.1:$PORT"
 run_tests
