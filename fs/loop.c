@@ -6,7 +6,9 @@
  * One thread does everything, because a request served on the caller's CPU costs 5 us and on another CPU 30 us. While a
  * replica's answer is awaited (fs_busy) it polls in turn with sched_yield, looking at the FUSE descriptor every few rounds;
  * a wait that turns out long goes to sleep on the links' descriptors. Otherwise it sleeps in ppoll until something comes or
- * a timer is due. Background work (checkpoints, reclaiming) is done in steps, when nothing has come for IDLE_MS.
+ * a timer is due. Background work (checkpoints, reclaiming) is done in steps, when nothing has come for IDLE_MS: a timer
+ * that goes on running beside requests tells, because to arm and disarm one for every sleep costs more than the sleep
+ * (a virtual machine leaves to its host for it).
  *
  * Unmounting sends requests to this very process (dirty pages of mappings), so umount(2) is called by a helper thread
  * while the loop goes on serving. */
@@ -24,6 +26,7 @@
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 #include "log.h"
 
@@ -36,16 +39,18 @@
 #define IDLE_MS 2
 #define LEAVE_MS 10000u
 
-enum { FD_FUSE, FD_SIGNAL, FD_LEAVE, FD_LINKS };
+enum { FD_FUSE, FD_SIGNAL, FD_LEAVE, FD_IDLE, FD_LINKS };
 
 struct loop {
 	struct front *front;
 	const struct loop_cfg *cfg;
 	struct fuse_buf buf;
-	int signal_fd, leave_fd;
+	int signal_fd, leave_fd, idle_fd;
 	bool told;              /* cfg->ready was called */
 	bool idle_work;         /* fs_idle may have something to do */
 	bool idling;            /* in the middle of it: nothing has come since its last step */
+	bool idle_armed;        /* idle_fd is running */
+	bool active;            /* something came since it was armed */
 	bool leaving;
 	uint64_t leave_by_ns;
 	pthread_t unmounter;
@@ -166,7 +171,7 @@ static bool serve(struct loop *loop)
 		return false;
 	}
 	fuse_session_process_buf(front->session, &loop->buf);
-	loop->idle_work = true;
+	loop->idle_work = loop->active = true;
 	if (front->ready && !loop->told) {
 		loop->told = true;
 		loop->cfg->ready(loop->cfg->ctx);
@@ -195,8 +200,30 @@ static bool serve_train(struct loop *loop)
 	return served > 0;
 }
 
+static void idle_arm(struct loop *loop)
+{
+	struct itimerspec in = { .it_value.tv_nsec = IDLE_MS * 1000000l };
+
+	if (loop->idle_armed)
+		return;
+	timerfd_settime(loop->idle_fd, 0, &in, NULL);
+	loop->idle_armed = true;
+	loop->active = false;
+}
+
+/* The timer has fired: whether nothing else has come all that time. */
+static bool idle_take(struct loop *loop)
+{
+	uint64_t fired;
+
+	if (read(loop->idle_fd, &fired, sizeof(fired)) != sizeof(fired))
+		return false;
+	loop->idle_armed = false;
+	return !loop->active;
+}
+
 /* Sleeps until a descriptor or a timer wants something, at most limit_ms (-1: no limit), and serves what came. True when
- * something came. */
+ * something came but the idle timer. */
 static bool sleep_for(struct loop *loop, int limit_ms)
 {
 	struct front *front = loop->front;
@@ -213,12 +240,15 @@ static bool sleep_for(struct loop *loop, int limit_ms)
 	fds[FD_FUSE] = (struct pollfd){ .fd = front_full(front) ? -1 : fuse_session_fd(front->session), .events = POLLIN };
 	fds[FD_SIGNAL] = (struct pollfd){ .fd = loop->signal_fd, .events = POLLIN };
 	fds[FD_LEAVE] = (struct pollfd){ .fd = loop->leave_fd, .events = POLLIN };
+	fds[FD_IDLE] = (struct pollfd){ .fd = loop->idle_armed ? loop->idle_fd : -1, .events = POLLIN };
 	for (unsigned i = 0; i < link_count; i++)
 		fds[FD_LINKS + i] = (struct pollfd){ .fd = links[i], .events = POLLIN };
 	loop->unlooked = 0;
 	count = poll(fds, FD_LINKS + link_count, timeout);
 	if (count <= 0)
 		return false;
+	if (count == 1 && fds[FD_IDLE].revents != 0)
+		return !idle_take(loop);
 	if (fds[FD_SIGNAL].revents != 0)
 		take_signals(loop);
 	if (fds[FD_LEAVE].revents != 0)
@@ -277,7 +307,9 @@ static void round_idle(struct loop *loop, bool moved)
 		serve_train(loop); /* who was answered may be back already */
 		return;
 	}
-	came = sleep_for(loop, loop->idling ? 0 : loop->idle_work ? IDLE_MS : -1);
+	if (loop->idle_work && !loop->idling)
+		idle_arm(loop);
+	came = sleep_for(loop, loop->idling ? 0 : -1);
 	loop->idling = false;
 	if (!came && loop->idle_work) {
 		loop->idling = loop->idle_work = fs_idle(loop->front->fs);
@@ -368,7 +400,8 @@ int loop_run(struct front *front, const struct loop_cfg *cfg)
 	if (loop.signal_fd < 0)
 		return loop.signal_fd;
 	loop.leave_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (loop.leave_fd < 0 || fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) {
+	loop.idle_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (loop.leave_fd < 0 || loop.idle_fd < 0 || fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) {
 		err = -errno;
 		goto close_signal;
 	}
@@ -388,6 +421,8 @@ int loop_run(struct front *front, const struct loop_cfg *cfg)
 	err = finish(front);
 	free(loop.buf.mem);
 close_signal:
+	if (loop.idle_fd >= 0)
+		close(loop.idle_fd);
 	if (loop.leave_fd >= 0)
 		close(loop.leave_fd);
 	close(loop.signal_fd);
