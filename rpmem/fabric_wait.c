@@ -146,8 +146,10 @@ static int poll_ahead(struct fab_ep *ep)
 
 static bool socket_may_block(struct fab_ep *ep)
 {
-	if (!ep->unsent)
+	if (!ep->unsent) {
+		socket_arm(ep, false);
 		return true;
+	}
 	if (!socket_full(ep)) {
 		if (poll_ahead(ep))
 			return false;
