@@ -1,4 +1,4 @@
-/* What file_read.c and file_write.c share: where the content of a file's blocks is now. */
+/* What file_read.c, file_stage.c and file_write.c share: where the content of a file's blocks is now, and how it changes. */
 #ifndef RPMEMFS_FS_FILE_IMPL_H
 #define RPMEMFS_FS_FILE_IMPL_H
 
@@ -15,7 +15,16 @@ int file_ptrs(struct fs *fs, const struct vinode *v, const struct fs_inode_omf *
 	uint64_t *ptrs);
 /* Content of a committed block by its map pointer, verified; NULL: zeros. */
 int file_committed(struct fs *fs, uint64_t ptr, const void **content);
-/* Content of a staged block. */
-const void *file_staged(struct fs *fs, const struct staged *staged);
+/* Content of a staged block, verified: its checksum is known before any table has it. */
+int file_staged(struct fs *fs, const struct staged *staged, const void **content);
+
+/* --- file_stage.c --- */
+#define STAGE_BLKS_MAX 1025u     /* planned at once; longer writes are split */
+#define STAGED_RECORD_BYTES 124u /* one fresh block: link, free, one pointer line with its block's head */
+#define NODE_RECORD_BYTES (BLK + 64u)
+
+/* Stages bytes [off, off + len) of at most STAGE_BLKS_MAX blocks: all or nothing. src NULL: zeros. -ENOSPC: not for this
+ * class now; -EBADMSG: content that stays beside the bytes is damaged. */
+int file_stage(struct fs *fs, struct vinode *v, enum alloc_class class, uint64_t off, const uint8_t *src, uint64_t len);
 
 #endif

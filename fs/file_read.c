@@ -60,9 +60,15 @@ int file_committed(struct fs *fs, uint64_t ptr, const void **content)
 	return block_get_data(fs, ptr & FS_PTR_BLK_MASK, content);
 }
 
-const void *file_staged(struct fs *fs, const struct staged *staged)
+int file_staged(struct fs *fs, const struct staged *staged, const void **content)
 {
-	return staged->blk ? pm_ptr(fs->pm, media_off(staged->blk)) : staged->image;
+	const void *p = staged->blk ? pm_ptr(fs->pm, media_off(staged->blk)) : staged->image;
+
+	if (staged->blk && csum_crc32c(0, p, BLK) != staged->csum)
+		return errmsg_set(-EBADMSG, "block %#llx (pool offset %#llx): content changed before it was linked",
+			(unsigned long long)staged->blk, (unsigned long long)media_off(staged->blk));
+	*content = p;
+	return 0;
 }
 
 /* ---------------------------------------------------------------- reading */
@@ -106,18 +112,6 @@ static int reader_ptr(struct reader *r, uint64_t fblk, uint64_t *ptr)
 	return 0;
 }
 
-/* Its checksum is known before any table has it. */
-static int staged_verified(struct fs *fs, const struct staged *staged, const void **content)
-{
-	const void *p = file_staged(fs, staged);
-
-	if (staged->blk && csum_crc32c(0, p, BLK) != staged->csum)
-		return errmsg_set(-EBADMSG, "block %#llx (pool offset %#llx): content changed before it was linked",
-			(unsigned long long)staged->blk, (unsigned long long)media_off(staged->blk));
-	*content = p;
-	return 0;
-}
-
 /* Content of a block as the program sees it. */
 static int reader_content(struct reader *r, uint64_t fblk, const void **content)
 {
@@ -126,7 +120,7 @@ static int reader_content(struct reader *r, uint64_t fblk, const void **content)
 	int err;
 
 	if (staged) {
-		err = staged_verified(r->fs, staged, content);
+		err = file_staged(r->fs, staged, content);
 	} else {
 		err = reader_ptr(r, fblk, &ptr);
 		if (!err)

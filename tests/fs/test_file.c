@@ -410,6 +410,38 @@ Test(file, damaged_block_is_refused_and_its_neighbours_are_read, .init = setup, 
 	free(other);
 }
 
+/* A few bytes over a damaged block, by a short write and as the edge of a long one: refused, and the damage stays visible
+ * instead of getting a checksum of its own. A write that covers the block makes it good. */
+Test(file, damage_is_not_sealed_by_a_write_beside_it, .init = setup, .fini = teardown)
+{
+	uint8_t *buf = malloc(20 * BLK), *other = malloc(20 * BLK);
+	size_t got, len = 0;
+
+	for (unsigned round = 0; round < 6; round++) {
+		size_t done = 0;
+
+		memset(buf, 9 + (int)round, 20 * BLK);
+		put(0, buf, 20 * BLK);
+		if (round > 1)
+			cr_assert_eq(core_rig_sync(&rig, ino), 0);
+		if (round > 3)
+			cr_assert_eq(core_rig_crash(&rig), 0, "%s", errmsg_get());
+		damage_block(2 * BLK);
+		len = round % 2 ? 16 * BLK : 100;
+		memset(other, 77, len);
+		cr_expect_eq(CORE_RIG_TRY(&rig, fs_write(rig.fs, ino, 2 * BLK + 500, other, len, &done)), -EIO, "round %u",
+			round);
+		expect_damaged(2 * BLK, BLK);
+		expect_damaged(2 * BLK + 4095, 1);
+		put(2 * BLK, buf, BLK + 500 + len); /* also what the failed write was to hold */
+		cr_assert_eq(core_rig_sync(&rig, ino), 0);
+		cr_assert_eq(fs_read(rig.fs, ino, 0, other, 20 * BLK, &got), 0);
+		cr_expect_eq(memcmp(other, buf, 20 * BLK), 0, "round %u", round);
+	}
+	free(buf);
+	free(other);
+}
+
 Test(file, only_regular_files_are_read, .init = setup, .fini = teardown)
 {
 	uint8_t byte;
