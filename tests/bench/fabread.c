@@ -62,7 +62,7 @@ static int target(void)
 	memset(mem, 1, MEMORY_BYTES);
 	peer_tell_port(peer_listen(&listener));
 	for (unsigned i = 0; i < LANES; i++)
-		peer_accept(&listener, &lanes[i].peer, mem, MEMORY_BYTES);
+		peer_accept(&listener, &lanes[i].peer, PEER_CQ_FD, mem, MEMORY_BYTES);
 	peer_unlisten(&listener);
 	run_lanes(serve_lane);
 	for (unsigned i = 0; i < LANES; i++)
@@ -116,7 +116,7 @@ static void open_lanes(int *pid)
 
 	for (unsigned i = 0; i < LANES; i++) {
 		lanes[i].idx = i;
-		peer_connect(&lanes[i].peer, port);
+		peer_connect(&lanes[i].peer, PEER_CQ_FD, port);
 		for (unsigned k = 0; k < UNDER_WAY; k++) {
 			lanes[i].buf[k] = aligned_alloc(4096, READ_BYTES);
 			if (!lanes[i].buf[k])

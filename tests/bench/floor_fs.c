@@ -8,6 +8,8 @@
  *   --null           no second process: FSYNC answers at once (null-FUSE)
  *   --wait=block     both ends sleep until something arrives
  *   --wait=yield     both ends poll with sched_yield; the target sleeps after 100 us without a request
+ *   --bare           the completion queue has no descriptor, which would be written to and read from for every completion;
+ *                    sleepers sleep on the connection's socket
  *   --push           a WRITE of 64 KiB or more goes into the target's memory as it arrives, FSYNC follows behind it
  *
  * A flat directory of FILES_MAX files; file i owns the i-th window of one mapping, so its data is found without a map.
@@ -50,6 +52,7 @@ struct file {
 static struct {
 	bool fabric, push;
 	enum peer_wait wait;
+	enum peer_cq cq_kind;
 	char *data;
 	struct file files[FILES_MAX];
 	struct peer peer;
@@ -92,6 +95,8 @@ static void take_completions(void)
 		fl.sync_count--;
 		post_answer_buffer(entries[i].op_context);
 	}
+	if (!fl.sync_count && !fl.inflight)
+		peer_answered(&fl.peer);
 }
 
 static void push_data(const struct file *file, uint64_t off, size_t len)
@@ -107,6 +112,7 @@ static void push_data(const struct file *file, uint64_t off, size_t len)
 	while ((ret = fi_writemsg(fl.peer.ep, &msg, FI_COMPLETION)) == -FI_EAGAIN)
 		take_completions();
 	peer_must("fi_writemsg", ret);
+	peer_posted(&fl.peer);
 	fl.inflight += len;
 }
 
@@ -137,6 +143,7 @@ static void send_sync(fuse_req_t req, struct file *file)
 	while ((ret = fi_sendmsg(fl.peer.ep, &msg, 0)) == -FI_EAGAIN)
 		take_completions();
 	peer_must("fi_sendmsg", ret);
+	peer_posted(&fl.peer);
 	fl.syncs[(fl.sync_head + fl.sync_count++) % SYNCS_MAX] = req;
 	file->dirty_bytes = 0;
 }
@@ -385,6 +392,8 @@ static bool request_waits(void)
 		sched_yield();
 		return room && poll(fds, 1, 0) > 0;
 	}
+	if (fl.cq_kind == PEER_CQ_SOCKET)
+		return peer_sleep(&fl.peer, fds[0].fd);
 	if (fi_trywait(fl.peer.fabric, &cq, 1) != 0)
 		return false;
 	return poll(fds, 2, -1) > 0 && fds[0].revents;
@@ -433,7 +442,7 @@ static int target(void)
 	size_t count;
 
 	peer_tell_port(peer_listen(&listener));
-	peer_accept(&listener, &peer, map_memory(WINDOW_BYTES), WINDOW_BYTES);
+	peer_accept(&listener, &peer, fl.cq_kind, map_memory(WINDOW_BYTES), WINDOW_BYTES);
 	peer_unlisten(&listener);
 	for (unsigned i = 0; i < SYNCS_MAX; i++)
 		peer_must("fi_recv", fi_recv(peer.ep, requests[i], sizeof(requests[i]), NULL, 0, requests[i]));
@@ -443,6 +452,7 @@ static int target(void)
 
 			peer_must("fi_recv", fi_recv(peer.ep, buf, sizeof(requests[0]), NULL, 0, buf));
 			peer_must("fi_inject", fi_inject(peer.ep, answer, ANSWER_BYTES, 0));
+			peer_posted(&peer);
 		}
 	}
 	peer_close(&peer);
@@ -451,10 +461,12 @@ static int target(void)
 
 static void connect_target(int *pid)
 {
-	const char *argv[] = { "floor_fs", "--target", fl.wait == PEER_YIELD ? "--wait=yield" : "--wait=block", NULL };
+	const char *argv[] = { "floor_fs", "--target", fl.wait == PEER_YIELD ? "--wait=yield" : "--wait=block",
+	                       fl.cq_kind == PEER_CQ_SOCKET ? "--bare" : NULL, NULL };
 
-	peer_connect(&fl.peer, peer_start_target(argv, pid));
-	peer_must("FI_GETWAIT", fi_control(&fl.peer.cq->fid, FI_GETWAIT, &fl.cq_fd));
+	peer_connect(&fl.peer, fl.cq_kind, peer_start_target(argv, pid));
+	if (fl.cq_kind == PEER_CQ_FD)
+		peer_must("FI_GETWAIT", fi_control(&fl.peer.cq->fid, FI_GETWAIT, &fl.cq_fd));
 	for (unsigned i = 0; i < SYNCS_MAX; i++)
 		post_answer_buffer(fl.answers[i]);
 }
@@ -483,7 +495,7 @@ static int mount_and_serve(const char *dir)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: floor_fs [--null] [--wait=block|yield] [--push] DIRECTORY\n");
+	fprintf(stderr, "usage: floor_fs [--null] [--wait=block|yield] [--bare] [--push] DIRECTORY\n");
 	return 2;
 }
 
@@ -492,6 +504,7 @@ int main(int argc, char **argv)
 	static const struct option options[] = {
 		{ "null", no_argument, NULL, 'n' }, { "wait", required_argument, NULL, 'w' },
 		{ "push", no_argument, NULL, 'p' }, { "target", no_argument, NULL, 't' },
+		{ "bare", no_argument, NULL, 'b' },
 		{ 0 },
 	};
 	bool is_target = false;
@@ -507,6 +520,8 @@ int main(int argc, char **argv)
 			fl.wait = optarg[0] == 'y' ? PEER_YIELD : PEER_BLOCK;
 		else if (opt == 'p')
 			fl.push = true;
+		else if (opt == 'b')
+			fl.cq_kind = PEER_CQ_SOCKET;
 		else if (opt == 't')
 			is_target = true;
 		else

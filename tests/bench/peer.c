@@ -1,5 +1,7 @@
 /* The plain way to use libfabric's tcp provider, see peer.h.
  *
+ * The sockets of tcp 1.x are not handed out: they are found by the endpoint's two names.
+ *
  * What the provider asks for: progress happens only inside calls on the endpoint's own completion queue, so whoever
  * expects something must keep reading it; completions that nobody waits for are not asked for, since each costs a
  * write() to a wake-up descriptor; addresses are offsets and keys are ours (no mr_mode bit is offered, none needed). */
@@ -7,6 +9,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,6 +24,7 @@
 #define PEER_FI_VERSION FI_VERSION(1, 17)
 #define PEER_CQ_ENTRIES 1024
 #define PEER_CONNECT_MS 10000
+#define PEER_FDS_MAX 1024
 
 void peer_must(const char *what, long ret)
 {
@@ -92,8 +96,10 @@ static void expect_event(struct fid_eq *eq, uint32_t wanted, struct fi_eq_cm_ent
 
 static void open_endpoint(struct peer *peer)
 {
-	struct fi_cq_attr attr = { .size = PEER_CQ_ENTRIES, .format = FI_CQ_FORMAT_MSG, .wait_obj = FI_WAIT_FD };
+	struct fi_cq_attr attr = { .size = PEER_CQ_ENTRIES, .format = FI_CQ_FORMAT_MSG,
+	                           .wait_obj = peer->kind == PEER_CQ_FD ? FI_WAIT_FD : FI_WAIT_NONE };
 
+	peer->spin_us = PEER_YIELD_US;
 	peer_must("fi_domain", fi_domain(peer->fabric, peer->info, &peer->domain, NULL));
 	peer_must("fi_cq_open", fi_cq_open(peer->domain, &attr, &peer->cq, NULL));
 	peer_must("fi_endpoint", fi_endpoint(peer->domain, peer->info, &peer->ep, NULL));
@@ -125,11 +131,36 @@ void peer_unlisten(struct peer_listener *listener)
 	fi_freeinfo(listener->info);
 }
 
-void peer_accept(struct peer_listener *listener, struct peer *peer, void *mem, size_t len)
+static bool same_end(const struct sockaddr_in *a, const struct sockaddr_in *b)
+{
+	return a->sin_family == AF_INET && a->sin_port == b->sin_port && a->sin_addr.s_addr == b->sin_addr.s_addr;
+}
+
+static void find_socket(struct peer *peer)
+{
+	struct sockaddr_in ours, theirs, name, other;
+	size_t ours_len = sizeof(ours), theirs_len = sizeof(theirs);
+
+	if (peer->kind == PEER_CQ_FD)
+		return;
+	peer_must("fi_getname", fi_getname(&peer->ep->fid, &ours, &ours_len));
+	peer_must("fi_getpeer", fi_getpeer(peer->ep, &theirs, &theirs_len));
+	for (peer->sock = 0; peer->sock < PEER_FDS_MAX; peer->sock++) {
+		socklen_t name_len = sizeof(name), other_len = sizeof(other);
+
+		if (getsockname(peer->sock, (struct sockaddr *)&name, &name_len) == 0 && same_end(&name, &ours) &&
+		    getpeername(peer->sock, (struct sockaddr *)&other, &other_len) == 0 && same_end(&other, &theirs))
+			return;
+	}
+	peer_must("socket", -FI_ENODATA);
+}
+
+void peer_accept(struct peer_listener *listener, struct peer *peer, enum peer_cq kind, void *mem, size_t len)
 {
 	struct fi_eq_cm_entry entry;
 
 	memset(peer, 0, sizeof(*peer));
+	peer->kind = kind;
 	expect_event(listener->eq, FI_CONNREQ, &entry);
 	peer->info = entry.info;
 	peer->fabric = listener->fabric;
@@ -140,14 +171,16 @@ void peer_accept(struct peer_listener *listener, struct peer *peer, void *mem, s
 		                                 0, &peer->mr, NULL));
 	peer_must("fi_accept", fi_accept(peer->ep, NULL, 0));
 	expect_event(peer->eq, FI_CONNECTED, &entry);
+	find_socket(peer);
 }
 
-void peer_connect(struct peer *peer, uint16_t port)
+void peer_connect(struct peer *peer, enum peer_cq kind, uint16_t port)
 {
 	struct fi_eq_cm_entry entry;
 	char service[8];
 
 	memset(peer, 0, sizeof(*peer));
+	peer->kind = kind;
 	snprintf(service, sizeof(service), "%u", port);
 	peer->info = get_info(service, 0);
 	peer_must("fi_fabric", fi_fabric(peer->info->fabric_attr, &peer->fabric, NULL));
@@ -155,6 +188,7 @@ void peer_connect(struct peer *peer, uint16_t port)
 	open_endpoint(peer);
 	peer_must("fi_connect", fi_connect(peer->ep, peer->info->dest_addr, NULL, 0));
 	expect_event(peer->eq, FI_CONNECTED, &entry);
+	find_socket(peer);
 }
 
 void peer_close(struct peer *peer)
@@ -211,18 +245,40 @@ void peer_tell_port(uint16_t port)
 	close(STDOUT_FILENO);
 }
 
+/* The provider keeps what the socket did not take until the next read of the queue. So with something posted, the socket
+ * must be found writable before and after one: two looks, the caller reads the queue in between. */
+bool peer_sleep(struct peer *peer, int fd)
+{
+	struct pollfd fds[2] = { { .fd = peer->sock, .events = POLLIN }, { .fd = fd, .events = POLLIN } };
+
+	if (peer->unsent)
+		fds[0].events |= POLLOUT;
+	poll(fds, 2, -1);
+	if (peer->unsent && (fds[0].revents & POLLOUT))
+		peer->unsent--;
+	return fds[1].revents != 0;
+}
+
+/* The queue was just empty: sleep, or look again. As fi_cq_read. */
+static ssize_t wait_more(struct peer *peer, struct fi_cq_msg_entry *entries, size_t max, enum peer_wait how)
+{
+	if (how == PEER_YIELD && peer_now_ns() < peer->last_ns + peer->spin_us * 1000ull) {
+		sched_yield();
+		return -FI_EAGAIN;
+	}
+	if (peer->kind == PEER_CQ_FD)
+		return fi_cq_sread(peer->cq, entries, max, NULL, -1);
+	peer_sleep(peer, -1);
+	return -FI_EAGAIN;
+}
+
 size_t peer_wait(struct peer *peer, struct fi_cq_msg_entry *entries, size_t max, enum peer_wait how)
 {
 	for (;;) {
 		ssize_t ret = fi_cq_read(peer->cq, entries, max);
 
-		if (ret == -FI_EAGAIN) {
-			if (how == PEER_YIELD && peer_now_ns() < peer->last_ns + PEER_YIELD_US * 1000) {
-				sched_yield();
-				continue;
-			}
-			ret = fi_cq_sread(peer->cq, entries, max, NULL, -1);
-		}
+		if (ret == -FI_EAGAIN)
+			ret = wait_more(peer, entries, max, how);
 		if (ret > 0) {
 			if (how == PEER_YIELD)
 				peer->last_ns = peer_now_ns();

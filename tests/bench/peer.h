@@ -4,6 +4,7 @@
 #ifndef BENCH_PEER_H
 #define BENCH_PEER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <rdma/fabric.h>
@@ -12,9 +13,14 @@
 #include <rdma/fi_eq.h>
 
 #define PEER_KEY 0x6b617075u /* key of a target's region; remote addresses are offsets into it */
-#define PEER_YIELD_US 100u   /* a yielding target polls this long behind the last completion, then sleeps */
+#define PEER_YIELD_US 100u   /* spin_us of a connection, when nobody sets another one */
 
+/* Sleep at once; poll with sched_yield for spin_us behind the last completion, then sleep. */
 enum peer_wait { PEER_BLOCK, PEER_YIELD };
+
+/* How a completion queue wakes a sleeper: through its own descriptor, which costs a write and a read for each completion,
+ * whoever sleeps; or not at all, and sleepers sleep on the connection's socket. */
+enum peer_cq { PEER_CQ_FD, PEER_CQ_SOCKET };
 
 struct peer {
 	struct fi_info *info;
@@ -24,7 +30,11 @@ struct peer {
 	struct fid_cq *cq;
 	struct fid_mr *mr; /* the target's region, NULL without one */
 	struct fid_ep *ep;
-	uint64_t last_ns; /* of the last completion, kept by peer_wait */
+	uint64_t last_ns;  /* of the last completion, kept by peer_wait */
+	unsigned spin_us;  /* of PEER_YIELD */
+	enum peer_cq kind;
+	int sock;          /* PEER_CQ_SOCKET: the connection's */
+	unsigned unsent;   /* PEER_CQ_SOCKET: looks at the socket until all that was posted is known to be in it */
 };
 
 struct peer_listener {
@@ -49,10 +59,10 @@ uint16_t peer_listen(struct peer_listener *listener);
 void peer_unlisten(struct peer_listener *listener);
 
 /* Target: waits for one initiator. mem, when not NULL, may be read and written by it as soon as it is connected. */
-void peer_accept(struct peer_listener *listener, struct peer *peer, void *mem, size_t len);
+void peer_accept(struct peer_listener *listener, struct peer *peer, enum peer_cq kind, void *mem, size_t len);
 
 /* Initiator. */
-void peer_connect(struct peer *peer, uint16_t port);
+void peer_connect(struct peer *peer, enum peer_cq kind, uint16_t port);
 void peer_close(struct peer *peer);
 
 /* Starts this program again with argv and returns the port it listens on. The child ends with its connections,
@@ -64,6 +74,15 @@ void peer_end_target(int pid);
 
 /* Target: hands the port to the process that started it, and lives from then on as long as the connections. */
 void peer_tell_port(uint16_t port);
+
+/* With PEER_CQ_SOCKET: something was posted, and may have to wait for room in the socket; the other end has answered all
+ * of it. Forgetting to say so is a hang, saying too little of the latter only costs time. */
+static inline void peer_posted(struct peer *peer) { peer->unsent = 2; }
+static inline void peer_answered(struct peer *peer) { peer->unsent = 0; }
+
+/* Sleeps until the socket has something for us or takes what waits for it (PEER_CQ_SOCKET, the queue was just empty), or
+ * also until fd, when that is not -1, can be read. True: it can. */
+bool peer_sleep(struct peer *peer, int fd);
 
 /* Up to max completions of the peer, at least one; 0 when the other end has gone. */
 size_t peer_wait(struct peer *peer, struct fi_cq_msg_entry *entries, size_t max, enum peer_wait how);
