@@ -57,7 +57,7 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
           common/test_codec \
           rpmem/test_target rpmem/test_lane rpmem/test_link rpmem/test_ssh \
           rpmemd/test_config rpmemd/test_store rpmemd/test_server rpmemd/test_engine \
-          fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_namei fs/test_file fs/test_recover fs/test_review fs/test_policy fs/test_restore fs/test_mkfs
+          fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_namei fs/test_file fs/test_recover fs/test_review fs/test_policy fs/test_park fs/test_restore fs/test_mkfs
 SUPPORT := tests/support/core_rig tests/support/sim_link tests/support/copy_rig
 
 PROGRAMS := $(BUILD)/rpmemfs $(BUILD)/rpmemd

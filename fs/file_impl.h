@@ -23,8 +23,9 @@ int file_staged(struct fs *fs, const struct staged *staged, const void **content
 #define STAGED_RECORD_BYTES 124u /* one fresh block: link, free, one pointer line with its block's head */
 #define NODE_RECORD_BYTES (BLK + 64u)
 
-/* Stages bytes [off, off + len) of at most STAGE_BLKS_MAX blocks: all or nothing. src NULL: zeros. -ENOSPC: not for this
- * class now; -EBADMSG: content that stays beside the bytes is damaged. */
-int file_stage(struct fs *fs, struct vinode *v, enum alloc_class class, uint64_t off, const uint8_t *src, uint64_t len);
+/* Stages bytes [off, off + len) of at most STAGE_BLKS_MAX blocks: all or nothing. src NULL: zeros. push: large writes may be
+ * sent ahead. -ENOSPC: not for this class now; -EBADMSG: content that stays beside the bytes is damaged. */
+int file_stage(
+	struct fs *fs, struct vinode *v, enum alloc_class class, uint64_t off, const uint8_t *src, uint64_t len, bool push);
 
 #endif

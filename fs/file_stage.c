@@ -31,6 +31,7 @@ struct plan {
 	struct fs *fs;
 	struct vinode *v;
 	enum alloc_class class; /* ALLOC_OVER: only content that replaces committed content */
+	bool push;
 	uint64_t fblk;         /* first */
 	unsigned count;
 	const uint8_t *src;    /* NULL: zeros */
@@ -279,7 +280,7 @@ static void push_runs(struct plan *p)
 {
 	const struct fs_repl_ops *repl = p->fs->cfg.repl;
 
-	if (!repl || !repl->push || p->len < p->fs->cfg.push_bytes_min)
+	if (!p->push || !repl || !repl->push || p->len < p->fs->cfg.push_bytes_min)
 		return;
 	for (unsigned i = 0; i < p->count;) {
 		const struct staged *first = &p->blks[i].next;
@@ -328,7 +329,8 @@ static void plan_apply(struct plan *p)
 
 /* ---------------------------------------------------------------- both */
 
-int file_stage(struct fs *fs, struct vinode *v, enum alloc_class class, uint64_t off, const uint8_t *src, uint64_t len)
+int file_stage(
+	struct fs *fs, struct vinode *v, enum alloc_class class, uint64_t off, const uint8_t *src, uint64_t len, bool push)
 {
 	struct fs_inode_omf inode;
 	struct plan *p = malloc(sizeof(*p));
@@ -339,6 +341,7 @@ int file_stage(struct fs *fs, struct vinode *v, enum alloc_class class, uint64_t
 	p->fs = fs;
 	p->v = v;
 	p->class = class;
+	p->push = push;
 	p->fblk = off >> MEDIA_BLOCK_SHIFT;
 	p->first_off = (uint32_t)(off % BLK);
 	p->count = (unsigned)((p->first_off + len + BLK - 1) >> MEDIA_BLOCK_SHIFT);

@@ -1,4 +1,11 @@
-/* Content of regular files: writing and truncation. How content is staged is in file_stage.c, reading in file_read.c. */
+/* Content of regular files: writing and truncation. How content is staged is in file_stage.c, reading in file_read.c.
+ *
+ * A program's write waits while the policy makes changes wait. What the kernel writes back by itself (dirty pages of mappings)
+ * does not, for somebody who cannot be interrupted waits for it: a process that was killed and is closing its mappings. It is
+ * staged then, which commits nothing and acknowledges nothing; FSYNC does. A stream that grows so is not linked while the
+ * policy forbids it: it may take what one record holds instead of a sixteenth of the ring. Nothing is sent ahead either, so
+ * that a page written back again and again takes one block. Beyond that record, or without a free block, write-back waits
+ * as well: only a commit brings more. */
 #include "file_impl.h"
 
 #include <assert.h>
@@ -6,6 +13,7 @@
 #include <string.h>
 
 #define SCARCE_BLKS 8u              /* a piece of a write on a full pool */
+#define HELD_SLACK_BYTES (8u << 10) /* of a record, for what is not a stream: header, state block */
 
 /* ---------------------------------------------------------------- a stream's share of the ring */
 
@@ -28,11 +36,12 @@ static int share_nodes(struct fs *fs, const struct vinode *v, uint64_t first, ui
 	return err;
 }
 
-/* Links the stream first when a write of [at, at + len) would make its share of the ring too large. */
-static int share_keep(struct fs *fs, struct vinode *v, uint64_t at, uint64_t len)
+/* Links the stream first when a write of [at, at + len) would make its share of the ring too large. held: it cannot be linked
+ * now, -EAGAIN when one record would not hold it. */
+static int share_keep(struct fs *fs, struct vinode *v, uint64_t at, uint64_t len, bool held)
 {
 	uint64_t first = at >> MEDIA_BLOCK_SHIFT, last = (at + (len ? len - 1 : 0)) >> MEDIA_BLOCK_SHIFT, nodes;
-	uint64_t share = fs->geom.ring_bytes / STREAM_RING_SHARE, more = (last - first + 1) * STAGED_RECORD_BYTES;
+	uint64_t share = held ? FS_RECORD_MAX(fs) - HELD_SLACK_BYTES : fs->geom.ring_bytes / STREAM_RING_SHARE, more = (last - first + 1) * STAGED_RECORD_BYTES;
 	int err;
 
 	if (!v->dirty)
@@ -84,32 +93,37 @@ static uint64_t write_blks_max(const struct fs *fs)
 
 /* Stages as much of [at, at + len) as there is room for, at least something: *part. On a full pool a few blocks that replace
  * committed content may still go, out of what is kept back: their commit gives as many back. */
-static int stage_some(struct fs *fs, struct vinode *v, uint64_t at, const uint8_t *src, uint64_t len, uint64_t *part)
+static int stage_some(
+	struct fs *fs, struct vinode *v, uint64_t at, const uint8_t *src, uint64_t len, uint64_t *part, bool held)
 {
-	int err = file_stage(fs, v, ALLOC_DATA, at, src, len);
+	int err = file_stage(fs, v, ALLOC_DATA, at, src, len, !held);
 
 	*part = len;
 	if (err != -ENOSPC)
 		return err;
 	if (len > SCARCE_BLKS * BLK - at % BLK)
 		*part = SCARCE_BLKS * BLK - at % BLK;
-	return fs_space_wait(fs, file_stage(fs, v, ALLOC_OVER, at, src, *part));
+	err = file_stage(fs, v, ALLOC_OVER, at, src, *part, !held);
+	if (held)
+		return err == -ENOSPC ? -EAGAIN : err; /* no commit is asked for now; then it will show */
+	return fs_space_wait(fs, err);
 }
 
 /* One piece of a write. The stream's size follows each piece: a link between two must not leave content behind the end. */
-static int write_piece(struct fs *fs, uint64_t ino, uint64_t at, const uint8_t *src, uint64_t len, uint64_t *part)
+static int write_piece(
+	struct fs *fs, uint64_t ino, uint64_t at, const uint8_t *src, uint64_t len, uint64_t *part, bool held)
 {
 	struct vinode *v;
 	int err = vinode_get(fs, ino, &v);
 
 	if (!err)
-		err = share_keep(fs, v, at, len);
+		err = share_keep(fs, v, at, len, held);
 	if (!err)
 		err = vinode_get(fs, ino, &v); /* linking may have let it go */
 	if (!err)
 		err = stream_open(fs, v);
 	if (!err)
-		err = stage_some(fs, v, at, src, len, part);
+		err = stage_some(fs, v, at, src, len, part, held);
 	if (err)
 		return err;
 	if (at + *part > v->size)
@@ -118,26 +132,49 @@ static int write_piece(struct fs *fs, uint64_t ino, uint64_t at, const uint8_t *
 	return 0;
 }
 
-int fs_write(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t len, size_t *done)
+/* Stages the rest of [off, off + len) behind *done. */
+static int write_pieces(
+	struct fs *fs, uint64_t ino, uint64_t off, const uint8_t *buf, size_t len, size_t *done, bool held)
 {
 	uint64_t piece_max = write_blks_max(fs) * BLK, part;
+
+	while (*done < len) {
+		uint64_t at = off + *done;
+		int err;
+
+		part = piece_max - at % BLK;
+		if (part > len - *done)
+			part = len - *done;
+		err = write_piece(fs, ino, at, buf + *done, part, &part, held);
+		if (err)
+			return err;
+		*done += part;
+	}
+	return 0;
+}
+
+/* Whether changes wait now; not whether they are refused for good. */
+static bool changes_wait(const struct fs *fs)
+{
+	const struct fs_repl_ops *repl = fs->cfg.repl;
+
+	return repl && repl->may_change && repl->may_change(fs->cfg.repl_ctx) == -EAGAIN;
+}
+
+static int write_any(
+	struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t len, size_t *done, bool back)
+{
 	struct vinode *v;
+	bool held;
 	int err;
 
 	assert(*done <= len);
 	if (off > FS_FILE_BYTES_MAX || len > FS_FILE_BYTES_MAX - off)
 		return -EFBIG;
 	err = fs_room(fs, 0);
-	while (!err && *done < len) {
-		uint64_t at = off + *done;
-
-		part = piece_max - at % BLK;
-		if (part > len - *done)
-			part = len - *done;
-		err = write_piece(fs, ino, at, (const uint8_t *)buf + *done, part, &part);
-		if (!err)
-			*done += part;
-	}
+	held = err == -EAGAIN && back && changes_wait(fs);
+	if (!err || held)
+		err = write_pieces(fs, ino, off, buf, len, done, held);
 	if (err == -EAGAIN)
 		return err;
 	if (err == -EBADMSG || err == -EUCLEAN)
@@ -150,6 +187,16 @@ int fs_write(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t 
 		write_made_good(v, off, len);
 	vinode_put(fs, v);
 	return err;
+}
+
+int fs_write(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t len, size_t *done)
+{
+	return write_any(fs, ino, off, buf, len, done, false);
+}
+
+int fs_write_back(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t len, size_t *done)
+{
+	return write_any(fs, ino, off, buf, len, done, true);
 }
 
 /* ---------------------------------------------------------------- truncation */
@@ -170,7 +217,7 @@ static int zero_tail(struct fs *fs, struct vinode *v, uint64_t size)
 		return err;
 	if (!ptr && !stream_find(v, size >> MEDIA_BLOCK_SHIFT))
 		return 0; /* a hole */
-	return file_stage(fs, v, ptr ? ALLOC_OVER : ALLOC_DATA, size, NULL, end - size);
+	return file_stage(fs, v, ptr ? ALLOC_OVER : ALLOC_DATA, size, NULL, end - size, true);
 }
 
 int fs_truncate(struct fs *fs, uint64_t ino, uint64_t size)
@@ -188,7 +235,7 @@ int fs_truncate(struct fs *fs, uint64_t ino, uint64_t size)
 		err = vinode_get(fs, ino, &v);
 	if (err)
 		return err;
-	err = share_keep(fs, v, size, 1);
+	err = share_keep(fs, v, size, 1, false);
 	if (!err)
 		err = vinode_get(fs, ino, &v);
 	if (!err && v->dirty && size < v->size)

@@ -129,6 +129,9 @@ int fs_read(struct fs *fs, uint64_t ino, uint64_t off, void *buf, size_t len, si
 /* *done: bytes staged so far, 0 before the first call. -EAGAIN: to be called again with the same arguments and *done as it
  * is; -ENOSPC: no space and none coming; -EFBIG. A failure is remembered for fs_sync_inode. */
 int fs_write(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t len, size_t *done);
+/* The same for what the kernel writes back by itself: staged also while the policy makes changes wait, as far as one record
+ * and the free blocks reach. Commits nothing then. */
+int fs_write_back(struct fs *fs, uint64_t ino, uint64_t off, const void *buf, size_t len, size_t *done);
 int fs_truncate(struct fs *fs, uint64_t ino, uint64_t size);
 /* SEEK_DATA / SEEK_HOLE; -ENXIO. */
 int fs_seek(struct fs *fs, uint64_t ino, uint64_t off, int whence, uint64_t *found);

@@ -35,7 +35,7 @@ struct request {
 	struct stat st;
 	struct fuse_file_info fi;
 	const char *name, *other;  /* NULL: none; other: new name, or symlink target */
-	const void *data;          /* WRITE */
+	const void *data;          /* WRITE; NULL: none */
 	size_t len;
 	size_t done;               /* WRITE: bytes taken so far, kept while it is parked */
 	size_t written;            /* a synchronous WRITE waiting for its commit: its answer; 0: an FSYNC */
@@ -81,6 +81,10 @@ int front_entry(struct front *front, uint64_t ino, struct fuse_entry_param *entr
 void front_take(struct request *rq);
 /* FSYNC: never waits behind parked requests. */
 void front_take_sync(struct request *rq);
+/* A WRITE that is the kernel's write-back: waits behind others only while changes need not wait. */
+void front_take_back(struct request *rq);
+/* Stages it behind earlier WRITEs of the same bytes that are parked. Errors of fs_write_back. */
+int front_write_back(struct request *rq);
 int front_run_sync(struct request *rq); /* ino 0: everything */
 /* Repeats parked requests in order. */
 void front_retry(struct front *front);

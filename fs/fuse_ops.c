@@ -405,14 +405,18 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 /* Waits for the commit behind a WRITE and answers its length; errors as FSYNC's. */
 static bool write_syncs(const struct request *rq)
 {
-	return (rq->fi.flags & O_DIRECT) != 0 && (rq->fi.flags & O_DSYNC) != 0;
+	return !rq->fi.writepage && (rq->fi.flags & O_DIRECT) != 0 && (rq->fi.flags & O_DSYNC) != 0;
 }
 
 static int run_write(struct request *rq)
 {
 	struct request sync = *rq;
-	int err = fs_write(rq->front->fs, rq->ino, rq->off, rq->data, rq->len, &rq->done);
+	int err;
 
+	if (rq->fi.writepage)
+		err = front_write_back(rq);
+	else
+		err = fs_write(rq->front->fs, rq->ino, rq->off, rq->data, rq->len, &rq->done);
 	if (err != 0)
 		return err;
 	if (write_syncs(rq)) {
@@ -436,7 +440,10 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
 	rq.len = size;
 	rq.off = (uint64_t)off;
 	rq.fi = *fi;
-	front_take(&rq);
+	if (fi->writepage)
+		front_take_back(&rq);
+	else
+		front_take(&rq);
 }
 
 static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)

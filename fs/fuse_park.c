@@ -9,11 +9,18 @@
  *
  * While something is parked, later changes queue behind it, so that nothing starves; FSYNCs do not, they only wait for
  * what was answered before them. A parked change has no deadline: it is not a failure of the file system when its policy
- * makes it wait. An FSYNC has one, which counts only while the policy forbids to acknowledge: EIO then.
+ * makes it wait. An FSYNC has one, which counts only while the policy forbids to acknowledge: EIO then. When another primary
+ * has taken over, nothing can be acknowledged any more: EIO at once.
  *
  * FUSE_INTERRUPT comes with any signal, and a program does not expect EINTR from fsync on a file because a timer went
  * off: so the interrupt takes effect only when the answer is not there FRONT_INTERRUPT_GRACE_MS later. A killed process is
  * gone within that time.
+ *
+ * Write-back WRITEs (dirty pages of mappings) get no INTERRUPT, and the process that waits for them cannot be killed: it sits
+ * in msync, munmap or its own end. So they do not wait for the policy, nor behind what does: they are staged at once, which
+ * acknowledges nothing (see file_write.c for how far that reaches). The page may hold what an earlier write put into the page
+ * cache, whose own WRITE is parked: that one is staged first, unanswered, so that it does not come over the page later. A
+ * truncation keeps write-back of its file away by itself, in the kernel. A fence refuses them like every change.
  *
  * Parked requests take memory, so too many of them slow the reading of further ones. It does not end: among what has not
  * been read are the interrupts of killed processes, which the kernel hands out first, and the question for the status. So
@@ -21,6 +28,7 @@
 #include "fuse_front.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -92,9 +100,10 @@ static void park(const struct request *rq)
 	parked->bytes = bytes;
 	copy_string(parked->copies, &parked->rq.name);
 	copy_string(parked->copies + name_bytes, &parked->rq.other);
-	if (rq->len != 0)
+	if (rq->data != NULL) {
 		memcpy(parked->copies + name_bytes + other_bytes, rq->data, rq->len);
-	parked->rq.data = parked->copies + name_bytes + other_bytes;
+		parked->rq.data = parked->copies + name_bytes + other_bytes;
+	}
 	if (parked->rq.since_ns == 0)
 		parked->rq.since_ns = front_now_ns();
 	TAILQ_INSERT_TAIL(&rq->front->parked, parked, list);
@@ -130,6 +139,39 @@ void front_take(struct request *rq)
 		front_take_sync(rq);
 	else
 		park(rq);
+}
+
+void front_take_back(struct request *rq)
+{
+	if (replication_ops.may_change(rq->front->repl) == -EAGAIN)
+		front_take_sync(rq);
+	else
+		front_take(rq);
+}
+
+static bool overlaps(const struct request *a, const struct request *b)
+{
+	return a->ino == b->ino && a->off < b->off + b->len && b->off < a->off + a->len;
+}
+
+int front_write_back(struct request *rq)
+{
+	struct parked *parked;
+	int err;
+
+	TAILQ_FOREACH(parked, &rq->front->parked, list) {
+		struct request *before = &parked->rq;
+
+		if (before == rq)
+			break;
+		if (before->data == NULL || !overlaps(before, rq))
+			continue;
+		/* what it fails with is its own answer, when its turn comes */
+		err = fs_write_back(before->front->fs, before->ino, before->off, before->data, before->len, &before->done);
+		if (err == -EAGAIN)
+			return err;
+	}
+	return fs_write_back(rq->front->fs, rq->ino, rq->off, rq->data, rq->len, &rq->done);
 }
 
 void front_retry(struct front *front)
@@ -178,6 +220,36 @@ static void sync_done(struct fs_waiter *waiter, int err)
 	sync_answer(sync, err);
 }
 
+/* Once per outage. */
+static void log_policy(struct front *front, const char *what)
+{
+	struct replication_status *status;
+
+	if (front->policy_logged)
+		return;
+	front->policy_logged = true;
+	status = calloc(1, sizeof(*status));
+	if (status != NULL)
+		replication_status(front->repl, status);
+	log_error("fsync: %s, answering EIO: %s", what,
+		  status != NULL && status->why_not[0] != '\0' ? status->why_not : "too few replicas");
+	free(status);
+}
+
+/* Whether nothing will ever be acknowledged again. */
+static bool is_fenced(const struct front *front)
+{
+	return replication_ops.may_change(front->repl) == -EROFS;
+}
+
+/* The core takes no change: its own reason is in the log, a fence's is the policy's. */
+static int sync_refused(struct front *front)
+{
+	if (is_fenced(front))
+		log_policy(front, "cannot be acknowledged");
+	return -EIO;
+}
+
 int front_run_sync(struct request *rq)
 {
 	struct front *front = rq->front;
@@ -200,7 +272,7 @@ int front_run_sync(struct request *rq)
 	if (err != 0) {
 		TAILQ_REMOVE(&front->syncs, sync, list);
 		free(sync);
-		return err;
+		return err == -EROFS ? sync_refused(front) : err;
 	}
 	sync->finished = NULL;
 	if (sync->rq.since_ns == 0)
@@ -230,26 +302,14 @@ static uint64_t request_due(const struct request *rq)
 	return due;
 }
 
-static void log_policy(struct front *front)
-{
-	struct replication_status *status;
-
-	if (front->policy_logged)
-		return;
-	front->policy_logged = true;
-	status = calloc(1, sizeof(*status));
-	if (status != NULL)
-		replication_status(front->repl, status);
-	log_error("fsync: not acknowledged within %u ms, answering EIO: %s", front->timeout_ms,
-		  status != NULL && status->why_not[0] != '\0' ? status->why_not : "too few replicas");
-	free(status);
-}
-
 /* The error with which a request stops waiting now, 0: it goes on. */
-static int request_verdict(struct request *rq, uint64_t now)
+static int request_verdict(struct request *rq, bool fenced, uint64_t now)
 {
 	struct front *front = rq->front;
+	char what[64];
 
+	if (fenced && is_sync(rq))
+		return sync_refused(front);
 	if (now < request_due(rq))
 		return 0;
 	if (rq->interrupted_ns != 0 && now >= rq->interrupted_ns + FRONT_INTERRUPT_GRACE_MS * 1000000ull)
@@ -258,7 +318,8 @@ static int request_verdict(struct request *rq, uint64_t now)
 		rq->since_ns = now; /* slow, but on its way */
 		return 0;
 	}
-	log_policy(front);
+	snprintf(what, sizeof(what), "not acknowledged within %u ms", front->timeout_ms);
+	log_policy(front, what);
 	return -EIO;
 }
 
@@ -267,14 +328,16 @@ void front_tick(struct front *front)
 	struct parked *parked, *next_parked;
 	struct sync *sync, *next_sync;
 	uint64_t now;
+	bool fenced;
 	int err;
 
 	if (TAILQ_EMPTY(&front->parked) && TAILQ_EMPTY(&front->syncs))
 		return;
 	now = front_now_ns();
+	fenced = is_fenced(front);
 	for (parked = TAILQ_FIRST(&front->parked); parked != NULL; parked = next_parked) {
 		next_parked = TAILQ_NEXT(parked, list);
-		err = request_verdict(&parked->rq, now);
+		err = request_verdict(&parked->rq, fenced, now);
 		if (err == 0)
 			continue;
 		front_reply_err(parked->rq.req, err);
@@ -282,7 +345,7 @@ void front_tick(struct front *front)
 	}
 	for (sync = TAILQ_FIRST(&front->syncs); sync != NULL; sync = next_sync) {
 		next_sync = TAILQ_NEXT(sync, list);
-		err = request_verdict(&sync->rq, now);
+		err = request_verdict(&sync->rq, fenced, now);
 		if (err == 0)
 			continue;
 		fs_waiter_cancel(&sync->waiter);

@@ -132,6 +132,47 @@ test_waiting_fsync_can_be_killed() {
 	fs_umount p
 }
 
+# Its memory goes before its last mapping is written back: only the end of its state tells.
+is_gone() {
+	[ ! -e "/proc/$1" ] || grep -q '^State:.Z' "/proc/$1/status"
+}
+
+# A killed process writes its dirty mapping back before it is gone, and nothing can interrupt it there. It does not wait for
+# replicas that are stopped. Another one with a dirty mapping lives, and its msync is right when they are back.
+test_dirty_mapping_can_be_killed() {
+	local killed survivor
+	fs_mount p --timeout 600000 --notice 500 --background 3600000
+	truncate -s 4M "$m/map"
+	sync "$m/map"
+	"$FSIO" sync "$m/map"
+	as_configured
+	mkfifo "$WORK/hold"
+	"$FSIO" dirty "$m/map" 0 2000000 <"$WORK/hold" >"$WORK/killed.out" &
+	killed=$!
+	"$FSIO" dirty "$m/map" 2100000 2000000 <"$WORK/hold" >"$WORK/survivor.out" &
+	survivor=$!
+	exec 6>"$WORK/hold"
+	await "the mappings" grep -q dirty "$WORK/killed.out"
+	await "the mappings" grep -q dirty "$WORK/survivor.out"
+	replica_gate shut
+	kill_now STOP "$(rpmemd_pid p)"
+	await "the loss to show" not_as_configured
+	kill -KILL $killed
+	AWAIT_S=5 await "the end of the killed process" is_gone $killed
+	exec 6>&-
+	expect_exit 3 "BLOCKED" rpmemfs p status "$m"
+	[ -e "/proc/$survivor" ]
+	replica_gate open
+	await "the replica to be back" as_configured
+	wait $survivor
+	wait $killed || true
+	fs_umount p
+	rpmemfs p verify --quiet "$WORK/p/pool.set"
+	fs_mount p
+	expect_eq "stored through mappings" "$(tr -dc d <"$m/map" | wc -c)" 4000000
+	fs_umount p
+}
+
 writers_parked() {
 	[ "$(status_of p .parked_requests)" -ge "$1" ]
 }

@@ -3,6 +3,7 @@
  *
  *   fsio store FILE OFFSET TEXT           store TEXT through a shared mapping, msync(MS_SYNC)
  *   fsio stores FILE OFFSET COUNT         COUNT times: 8 bytes that change, msync of their page
+ *   fsio dirty FILE OFFSET LENGTH         fills a shared mapping, says "dirty", keeps it until stdin ends, msync(MS_SYNC)
  *   fsio peek FILE OFFSET LENGTH          what a mapping shows, to stdout
  *   fsio rewrite FILE OFFSET LENGTH COUNT [SYNC]
  *                                         COUNT times: LENGTH fresh random bytes at OFFSET, then SYNC: fsync (default),
@@ -107,6 +108,20 @@ static void op_stores(char **arg)
 		memcpy(at, &value, sizeof(value));
 		msync_page(at, sizeof(value));
 	}
+}
+
+static void op_dirty(char **arg)
+{
+	int fd = open_file(arg[0], O_RDWR);
+	size_t len = number(arg[2]);
+	char *at = map(fd, number(arg[1]), len, PROT_READ | PROT_WRITE), end;
+
+	memset(at, 'd', len);
+	puts("dirty");
+	fflush(stdout);
+	while (read(0, &end, 1) > 0)
+		;
+	msync_page(at, len);
 }
 
 static void op_peek(char **arg)
@@ -219,6 +234,7 @@ static const struct {
 	int args, optional;
 } ops[] = {
 	{ "store", op_store, 3, 0 },   { "stores", op_stores, 3, 0 },     { "peek", op_peek, 3, 0 },
+	{ "dirty", op_dirty, 3, 0 },
 	{ "rewrite", op_rewrite, 4, 1 }, { "append", op_append, 3, 0 },   { "stage", op_stage, 2, 0 },
 	{ "unlinked", op_unlinked, 1, 0 }, { "syncdir", op_syncdir, 1, 0 }, { "sync", op_sync, 1, 0 },
 	{ "replace", op_replace, 2, 0 },
