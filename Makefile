@@ -55,7 +55,7 @@ FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/re
 SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolset common/test_poolhdr common/test_pool common/test_pool_huge common/test_persist \
           common/test_redo common/test_copy_omf common/test_copy common/test_copy_open common/test_replay common/test_replay_crash \
           common/test_codec \
-          rpmem/test_target rpmem/test_lane rpmem/test_link rpmem/test_ssh \
+          rpmem/test_target rpmem/test_fabric rpmem/test_lane rpmem/test_link rpmem/test_ssh \
           rpmemd/test_config rpmemd/test_store rpmemd/test_server rpmemd/test_engine \
           fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_namei fs/test_file fs/test_recover fs/test_review fs/test_policy fs/test_park fs/test_restore fs/test_mkfs
 SUPPORT := tests/support/core_rig tests/support/sim_link tests/support/copy_rig
@@ -63,7 +63,7 @@ SUPPORT := tests/support/core_rig tests/support/sim_link tests/support/copy_rig
 PROGRAMS := $(BUILD)/rpmemfs $(BUILD)/rpmemd
 
 # ---------------------------------------------------------------- rules
-.PHONY: all check suites system explore bench lint cppcheck tidy install clean help format
+.PHONY: all check suites system explore fuzz fuzz-seeds bench lint cppcheck tidy install clean help format
 all: $(PROGRAMS)
 
 obj  = $(patsubst %,$(BUILD)/obj/%.o,$(1))
@@ -133,6 +133,38 @@ explore: $(BUILD)/explore
 	$(BUILD)/explore $(EXPLORE_FLAGS)
 	$(BUILD)/explore --planted-all
 
+# ---------------------------------------------------------------- fuzz
+# libFuzzer targets: tests/fuzz/fuzz_<name>.c over the parsers, built by clang under ASan and UBSan. FUZZ_SECONDS each.
+FUZZ := ctl lane poolset config redo poolhdr engine
+FUZZED := $(COMMON) rpmem/target rpmemd/config rpmemd/engine
+FUZZ_SECONDS ?= 10
+FUZZ_CC ?= clang
+FUZZ_SAN := address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+FUZZ_BINS := $(if $(filter fuzz%,$(MAKECMDGOALS)),$(if $(shell command -v $(FUZZ_CC)),$(FUZZ:%=$(BUILD)/fuzz/%)))
+fobj = $(patsubst %,$(BUILD)/fuzz/obj/%.o,$(1))
+
+$(BUILD)/fuzz/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  CC/f  $<")
+	$(Q)$(FUZZ_CC) $(ALL_CFLAGS) -fsanitize=fuzzer-no-link,$(FUZZ_SAN) -MMD -MP -c -o $@ $<
+
+$(FUZZ:%=$(BUILD)/fuzz/%): $(BUILD)/fuzz/%: $(call fobj,tests/fuzz/fuzz_%) $(call fobj,$(FUZZED))
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(FUZZ_CC) -fsanitize=fuzzer,$(FUZZ_SAN) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+fuzz: $(FUZZ_BINS)
+	$(Q)FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_CC=$(FUZZ_CC) tests/fuzz/run $(BUILD) $(FUZZ)
+
+# The inputs they start from, written anew when a format has changed.
+fuzz-seeds: $(BUILD)/fuzz/seeds
+	@mkdir -p tests/fuzz/corpus
+	$(BUILD)/fuzz/seeds tests/fuzz/corpus
+
+$(BUILD)/fuzz/seeds: $(call obj,tests/fuzz/seeds $(COMMON))
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
 # ---------------------------------------------------------------- bench
 # The programs that stand beside the file system as its limit; they share no code with it and link libfabric.
 BENCH := $(BUILD)/bench/floor_fs $(BUILD)/bench/fabread $(BUILD)/bench/fsbench
@@ -170,6 +202,7 @@ help:
 	@echo "all       programs into $(BUILD)/"
 	@echo "check     every Criterion suite; SAN=address|undefined|thread for a sanitizer build"
 	@echo "explore   crash-state exploration; EXPLORE=full for the long run"
+	@echo "fuzz      fuzzers over the parsers, FUZZ_SECONDS=10 each; needs clang"
 	@echo "bench     benchmarks beside their limits, printed side by side"
 	@echo "lint      cppcheck and clang-tidy over all sources; each is a target too"
 	@echo "install   into DESTDIR/PREFIX ($(PREFIX))"
