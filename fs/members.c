@@ -22,13 +22,13 @@ static struct slot *slot_by_name(struct replication *r, const uint8_t *name)
 	return NULL;
 }
 
-/* What an attached member is known to have, when nothing is heard of it: all before the head, since a commit is
- * closed only after every attached copy has answered the one before. */
+/* What an attached member is known to have, when nothing is heard of it: what is in place here, since a record leaves the
+ * ring only when every copy that is not given up has it. The head tells less than it seems: a commit is closed when every
+ * attached copy that is left has answered the one before, and below the rule a loss is not recorded, so that copies recorded
+ * as attached may lack any number of the newest ones. */
 static uint64_t attached_mark(const struct replication *r)
 {
-	uint64_t head = copy_head(r->copy).seq;
-
-	return head ? head - 1 : 0;
+	return copy_tail(r->copy).seq;
 }
 
 void members_load(struct replication *r, const struct fs_state_omf *state)

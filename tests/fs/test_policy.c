@@ -834,3 +834,43 @@ Test(policy, nobody_is_released_below_the_rule)
 	write_sync(2);
 	expect_equal(0);
 }
+
+/* Two are lost together, below the rule, with a commit in flight and the next one waiting: both are closed, neither loss is
+ * recorded, and the machine dies. The next mount goes on without one of them, and keeps the records that it lacks: more than
+ * the newest one. */
+Test(policy, copies_lost_together_before_a_crash_are_caught_up)
+{
+	struct wait first, second;
+	uint64_t had;
+
+	start(THREE, REPLICATION_MIN_RECORDED, 0);
+	had = copy_head(copy).seq;
+	sim_targets[0].hold = sim_targets[1].hold = true;
+	write_at(0, 2, 4096);
+	sync_start(&first);
+	write_at(0, 3, 4096);
+	sync_start(&second);
+	for (unsigned i = 0; i < 2; i++) {
+		sim_targets[i].unreachable = true;
+		sim_target_cut(&sim_targets[i], -ECONNRESET);
+	}
+	settle();
+	cr_assert(!first.done && !second.done, "below the rule");
+	cr_assert_eq(copy_head(copy).seq, had + 2);
+	unmount();
+
+	sim_targets[0].unreachable = sim_targets[0].hold = sim_targets[1].hold = false;
+	cr_assert_eq(mount(), 0, "%s", errmsg_get());
+	settle();
+	cr_expect_eq(member_state(1), FS_MEMBER_DETACHED);
+	cr_expect_leq(slot(1)->mark, had);
+	cr_assert_eq(fs_opened(fs, ino), 0);
+	write_sync(4);
+	cr_assert_eq(fs_checkpoint(fs), 0, "%s", errmsg_get());
+	sim_targets[1].unreachable = false;
+	retry();
+	cr_expect_eq(slot(1)->state, SLOT_LIVE, "%s", slot(1)->reason);
+	expect_equal(0);
+	expect_equal(1);
+	expect_same_content(1);
+}
