@@ -44,6 +44,10 @@ COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/po
           rpmem/redo rpmem/replay rpmem/copy rpmem/copy_open rpmem/copy_omf rpmem/codec rpmem/codec_lane rpmem/fabric rpmem/fabric_ep rpmem/fabric_io rpmem/fabric_wait
 # The initiator.
 RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/lane rpmem/lane_post rpmem/link rpmem/link_ops
+# librpmem: its own files, and what it takes from the above.
+LIBRPMEM_OWN := rpmem/librpmem rpmem/librpmem_ext rpmem/rpmem_env rpmem/rpool rpmem/rpool_session rpmem/rpool_lane rpmem/rpool_post
+LIBRPMEM := $(LIBRPMEM_OWN) $(filter-out rpmem/link rpmem/link_ops,$(RPMEM)) rpmem/csum rpmem/errmsg rpmem/log \
+            rpmem/codec rpmem/codec_lane rpmem/fabric rpmem/fabric_ep rpmem/fabric_io rpmem/fabric_wait
 # The target.
 RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/served rpmemd/server rpmemd/lanes rpmemd/takeover
 # The file system core and its front ends.
@@ -61,10 +65,12 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
 SUPPORT := tests/support/core_rig tests/support/sim_link tests/support/copy_rig
 
 PROGRAMS := $(BUILD)/rpmemfs $(BUILD)/rpmemd
+LIBRARY_FILE := librpmem.so.1.0.0
+LIBRARIES := $(BUILD)/$(LIBRARY_FILE) $(BUILD)/librpmem.a $(BUILD)/librpmem.pc
 
 # ---------------------------------------------------------------- rules
 .PHONY: all check suites system explore fuzz fuzz-seeds bench lint cppcheck tidy install clean help format
-all: $(PROGRAMS)
+all: $(PROGRAMS) $(LIBRARIES)
 
 obj  = $(patsubst %,$(BUILD)/obj/%.o,$(1))
 tobj = $(patsubst %,$(BUILD)/tobj/%.o,$(1))
@@ -87,8 +93,36 @@ $(BUILD)/rpmemd: $(call obj,rpmemd/main $(RPMEMD) $(COMMON))
 	$(if $(Q),@echo "  LD    $@")
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
+# librpmem. Only what the version script names is visible; the static library is one object with the same names.
+LIBRPMEM_LIBS = $(shell pkg-config --libs libssh libisal libxxhash) -ldl
+pobj = $(patsubst %,$(BUILD)/pic/%.o,$(1))
+
+$(BUILD)/pic/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  CC/p  $<")
+	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+
+# nodelete: libfabric's providers leave threads and handlers behind that must not lose their code by dlclose(3).
+$(BUILD)/$(LIBRARY_FILE): $(call pobj,$(LIBRPMEM)) rpmem/librpmem.map
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -shared -Wl,-soname,librpmem.so.1 -Wl,--version-script=rpmem/librpmem.map -Wl,-z,nodelete \
+		-Wl,--as-needed -o $@ $(filter %.o,$^) $(LIBRPMEM_LIBS)
+	$(Q)ln -sf $(LIBRARY_FILE) $(BUILD)/librpmem.so.1
+	$(Q)ln -sf librpmem.so.1 $(BUILD)/librpmem.so
+
+$(BUILD)/librpmem.a: $(call pobj,$(LIBRPMEM)) rpmem/librpmem.map
+	$(if $(Q),@echo "  AR    $@")
+	$(Q)$(LD) -r -o $(BUILD)/pic/librpmem.o $(filter %.o,$^)
+	$(Q)sed -n 's/^\t\t\(rpmem_[a-z_]*\);$$/\1/p' rpmem/librpmem.map >$(BUILD)/pic/librpmem.names
+	$(Q)objcopy --keep-global-symbols=$(BUILD)/pic/librpmem.names $(BUILD)/pic/librpmem.o
+	$(Q)rm -f $@ && ar rcs $@ $(BUILD)/pic/librpmem.o
+
+$(BUILD)/librpmem.pc: rpmem/librpmem.pc.in Makefile
+	@mkdir -p $(@D)
+	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBS@|$(LIBRPMEM_LIBS) -lpthread|' $< >$@
+
 # Everything but the mains, for the suites.
-$(BUILD)/libtest.a: $(call tobj,$(FSPROG) $(FSCORE) $(RPMEM) $(RPMEMD) $(COMMON) $(SUPPORT))
+$(BUILD)/libtest.a: $(call tobj,$(FSPROG) $(FSCORE) $(RPMEM) $(LIBRPMEM_OWN) $(RPMEMD) $(COMMON) $(SUPPORT))
 	$(if $(Q),@echo "  AR    $@")
 	$(Q)rm -f $@ && ar rcs $@ $^
 
@@ -199,7 +233,7 @@ clean:
 	rm -rf build
 
 help:
-	@echo "all       programs into $(BUILD)/"
+	@echo "all       programs and librpmem into $(BUILD)/"
 	@echo "check     every Criterion suite; SAN=address|undefined|thread for a sanitizer build"
 	@echo "explore   crash-state exploration; EXPLORE=full for the long run"
 	@echo "fuzz      fuzzers over the parsers, FUZZ_SECONDS=10 each; needs clang"
@@ -214,8 +248,16 @@ format:
 	git ls-files '*.c' '*.h' | xargs clang-format -i
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin lib/pkgconfig include share/man/man1 share/man/man3 share/man/man5 share/man/man7)
 	install $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(BUILD)/$(LIBRARY_FILE) $(BUILD)/librpmem.a $(DESTDIR)$(PREFIX)/lib
+	ln -sf $(LIBRARY_FILE) $(DESTDIR)$(PREFIX)/lib/librpmem.so.1
+	ln -sf librpmem.so.1 $(DESTDIR)$(PREFIX)/lib/librpmem.so
+	install -m 644 $(BUILD)/librpmem.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 644 include/librpmem.h $(DESTDIR)$(PREFIX)/include
 	install -m 644 fs/rpmemfs.1 rpmemd/rpmemd.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 $(wildcard rpmem/*.3) $(DESTDIR)$(PREFIX)/share/man/man3
+	install -m 644 $(wildcard rpmem/*.5) $(DESTDIR)$(PREFIX)/share/man/man5
+	install -m 644 $(wildcard rpmem/*.7) $(DESTDIR)$(PREFIX)/share/man/man7
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

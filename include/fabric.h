@@ -48,6 +48,7 @@ struct fab_ep_cfg {
 	unsigned rx_count, tx_count; /* slots */
 	size_t rx_bytes, tx_bytes;   /* of one slot */
 	bool rma;                    /* this end starts one-sided operations */
+	bool commit;                 /* each of its writes completes when it is persistent there (FI_COMMIT_COMPLETE) */
 	unsigned timeout_ms;         /* tcp: unacknowledged bytes for so long end the connection; 0: the system's default */
 	bool provider_wait;          /* sleeps on wait objects of the provider, also where the socket would do (fabric_wait.c) */
 };
@@ -104,6 +105,8 @@ size_t fab_read_room(const struct fab_ep *ep);
 /* Starts one-sided writes, at most FAB_SEGS_MAX segments and fab_write_room bytes. They arrive in order and before what is
  * sent later. */
 int fab_write(struct fab_ep *ep, uint64_t rkey, const struct fab_seg *segs, unsigned count);
+/* One-sided writes that are not known to be complete; with fab_ep_cfg.commit: not known to be persistent there. */
+unsigned fab_writes(const struct fab_ep *ep);
 /* Starts one one-sided read of at most fab_read_room bytes; FAB_READ with its tag follows. */
 int fab_read(struct fab_ep *ep, uint64_t rkey, const struct fab_seg *seg, uint64_t tag);
 

@@ -133,6 +133,7 @@ int fab_ep_new(struct fab *fab, const struct fab_ep_cfg *cfg, struct fab_ep **ou
 	ep->fab = fab;
 	ep->sock = ep->wait_fd = -1;
 	ep->timeout_ms = cfg->timeout_ms;
+	ep->commit = cfg->commit;
 	ep->own_wait = fab->own_wait && !cfg->provider_wait;
 	ep->late_max = cfg->rx_count + cfg->tx_count + 2 * FAB_OPS_MAX;
 	ep->late = calloc(ep->late_max, sizeof(*ep->late));

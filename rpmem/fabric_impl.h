@@ -71,6 +71,7 @@ struct fab_ep {
 	struct fab_ring writes, reads;
 	struct fab_event *late; /* completions met while posting: a ring that holds all that can be under way */
 	unsigned late_first, late_count, late_max;
+	bool commit;         /* writes ask for FI_COMMIT_COMPLETE */
 	unsigned timeout_ms;
 	unsigned empty_polls;
 	bool own_wait;       /* sleeps on its socket */

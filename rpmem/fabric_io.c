@@ -262,6 +262,11 @@ size_t fab_read_room(const struct fab_ep *ep)
 	return ring_room(&ep->reads);
 }
 
+unsigned fab_writes(const struct fab_ep *ep)
+{
+	return ep->writes.count;
+}
+
 static char *stage_take(struct fab_ring *ring, struct fab_op *op, size_t len)
 {
 	size_t to_end;
@@ -309,6 +314,7 @@ static int write_post(struct fab_ep *ep, uint64_t rkey, const struct fab_seg *se
 	size_t len = 0, at = 0;
 	char *staged;
 	bool quiet;
+	uint64_t flags;
 
 	for (unsigned i = 0; i < count; i++)
 		len += segs[i].len;
@@ -325,12 +331,14 @@ static int write_post(struct fab_ep *ep, uint64_t rkey, const struct fab_seg *se
 		at += segs[i].len;
 	}
 	ring->quiet_bytes += len;
-	quiet = ring->quiet_bytes < QUIET_BYTES_MAX && ++ring->quiet_count < QUIET_COUNT_MAX;
+	quiet = !ep->commit && ring->quiet_bytes < QUIET_BYTES_MAX && ++ring->quiet_count < QUIET_COUNT_MAX;
 	if (!quiet)
 		ring->quiet_bytes = ring->quiet_count = 0;
+	/* a commit covers the ranges of its own operation only (util providers), so each write asks for it */
+	flags = ep->commit ? FI_COMPLETION | FI_COMMIT_COMPLETE : quiet ? 0 : FI_COMPLETION;
 	msg.context = &op->ctx;
 	ep->unsent = true;
-	return POST(ep, fi_writemsg(ep->ep, &msg, quiet ? 0 : FI_COMPLETION));
+	return POST(ep, fi_writemsg(ep->ep, &msg, flags));
 }
 
 int fab_write(struct fab_ep *ep, uint64_t rkey, const struct fab_seg *segs, unsigned count)

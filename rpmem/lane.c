@@ -7,6 +7,7 @@
  *   a PING        posted when no message is unanswered and none was posted for notice_ms / 4, at most 3 s; what is left of
  *                 notice_ms, so that a target that stops right after an answer is dead notice_ms later
  *   reads         one-sided, as requests
+ *   writes        one-sided, as requests where their completion proves persistence (WIRE_METHOD_COMMIT)
  *
  * What has arrived is taken before deadlines are looked at, so an owner that was away for long does not take its own
  * absence for the target's. */
@@ -42,6 +43,11 @@ bool lane_full(const struct lane *lane)
 unsigned lane_ops(const struct lane *lane)
 {
 	return lane->op_count;
+}
+
+bool lane_committing(const struct lane *lane)
+{
+	return lane->commit && fab_writes(lane->ep);
 }
 
 int lane_settled(struct lane *lane)
@@ -166,6 +172,8 @@ static int lane_clock(struct lane *lane, uint64_t now)
 
 	if (lane->reading && now - later(lane->read_ns, lane->heard_ns) > lane->notice_ns)
 		return silent(lane);
+	if (lane_committing(lane) && now - later(lane->push_ns, lane->heard_ns) > lane->notice_ns)
+		return silent(lane);
 	if (lane->seq_acked == lane->seq)
 		return now - lane->post_ns >= quarter ? lane_ping(lane, now) : 0;
 	oldest = &lane->sent[(lane->seq_acked + 1) % lane->window];
@@ -183,6 +191,12 @@ void lane_excuse(struct lane *lane)
 		lane->sent[(lane->seq_acked + 1) % lane->window].posted_ns = now;
 }
 
+/* Whether it shows that the target lives. */
+static bool event_speaks(const struct lane *lane, const struct fab_event *event)
+{
+	return event->kind == FAB_RECV || event->kind == FAB_READ || (event->kind == FAB_WRITTEN && lane->commit);
+}
+
 int lane_poll(struct lane *lane)
 {
 	struct fab_event events[FAB_EVENTS_MAX];
@@ -198,7 +212,7 @@ int lane_poll(struct lane *lane)
 			err = event_take(lane, &events[i]);
 			if (err)
 				return err;
-			heard = heard || events[i].kind == FAB_RECV || events[i].kind == FAB_READ;
+			heard = heard || event_speaks(lane, &events[i]);
 		}
 	} while (n == FAB_EVENTS_MAX);
 	now = channel_now_ns();
@@ -278,11 +292,15 @@ int lane_connect(struct fab *fab, const struct lane_cfg *cfg, const struct deadl
 	lane->rma = session->caps & CTL_CAP_RMA;
 	lane->msg_max = session->msg_bytes_max < LANE_MSG_BYTES_MAX ? session->msg_bytes_max : LANE_MSG_BYTES_MAX;
 	lane->window = session->rx_slots < LANE_RX_SLOTS ? session->rx_slots : LANE_RX_SLOTS;
+	if (cfg->window && cfg->window < lane->window)
+		lane->window = cfg->window;
+	lane->commit = session->method == WIRE_METHOD_COMMIT;
 	lane->notice_ns = cfg->notice_ms * 1000000ull;
 	ep.rx_count = ep.tx_count = lane->window;
 	ep.tx_bytes = lane->msg_max;
 	ep.rx_bytes = lane->rma ? sizeof(struct lane_ack_msg) : lane->msg_max;
 	ep.rma = lane->rma;
+	ep.commit = lane->commit;
 	err = ops_init(lane);
 	if (!err)
 		err = fab_ep_new(fab, &ep, &lane->ep);

@@ -23,6 +23,7 @@ struct lane_cfg {
 	unsigned index;
 	const struct ctl_session *session;
 	uint32_t notice_ms;
+	unsigned window;               /* messages that may be unanswered; 0: as many as the session has slots */
 };
 
 /* What answers have told so far. */
@@ -51,6 +52,8 @@ struct fab_ep *lane_ep(struct lane *lane);
 
 bool lane_full(const struct lane *lane);   /* no operation may be queued now */
 unsigned lane_ops(const struct lane *lane); /* operations that are queued or unanswered */
+/* WIRE_METHOD_COMMIT: pushed bytes are on their way to persistence. */
+bool lane_committing(const struct lane *lane);
 int lane_settled(struct lane *lane);       /* first_err, which it clears */
 
 /* Each queues one operation; -ENOMEM only. Memory named by the arguments stays as repl.h says. */

@@ -38,7 +38,7 @@ struct lane {
 	struct fab_ep *ep;
 	unsigned index, window;  /* messages that may be unanswered, and slots */
 	uint32_t msg_max;
-	bool rma;
+	bool rma, commit;
 	uint64_t raddr, rkey;
 	uint64_t notice_ns;
 	uint64_t seq, seq_acked; /* newest message posted, answered */
@@ -46,6 +46,7 @@ struct lane {
 	uint64_t heard_ns;       /* newest answer, or bytes of a read */
 	uint64_t read_ns;        /* newest one-sided read posted */
 	uint32_t reading;        /* one-sided reads under way */
+	uint64_t push_ns;        /* newest one-sided write posted */
 	uint64_t push_seq;       /* the answer that proves that the newest push has arrived */
 	struct lane_news news;
 	unsigned op_first, op_next, op_count; /* ring: oldest, first not completely posted (offset from oldest), number */

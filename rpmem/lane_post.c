@@ -184,7 +184,7 @@ static uint32_t chunk_len(uint32_t left, size_t room)
 }
 
 /* Up to FAB_SEGS_MAX segments in one post. False: no room. */
-static bool post_push(struct lane *lane, struct lane_op_queued *op, int *err)
+static bool post_push(struct lane *lane, struct lane_op_queued *op, uint64_t now, int *err)
 {
 	struct fab_seg segs[FAB_SEGS_MAX];
 	size_t room = fab_write_room(lane->ep);
@@ -208,6 +208,7 @@ static bool post_push(struct lane *lane, struct lane_op_queued *op, int *err)
 	}
 	op->posted = op->range_idx == op->range_count;
 	lane->push_seq = lane->seq + 1;
+	lane->push_ns = now;
 	*err = count ? fab_write(lane->ep, lane->rkey, segs, count) : 0;
 	return count;
 }
@@ -233,7 +234,7 @@ static bool post_read(struct lane *lane, struct lane_op_queued *op, uint64_t now
 static bool post_step(struct lane *lane, struct lane_op_queued *op, uint64_t now, int *err)
 {
 	if (op->kind == KIND_PUSH)
-		return post_push(lane, op, err);
+		return post_push(lane, op, now, err);
 	if (op->kind == KIND_READ && lane->rma)
 		return post_read(lane, op, now, err);
 	*err = 0;

@@ -1,7 +1,7 @@
 /* The handshake, and the end of a session.
  *
  *   channel -> start status -> HELLO -> CREATE|OPEN sent -> [fabric loads here and there at once] -> SESSION
- *           -> lanes connect -> STATUS (file system copies) -> open
+ *           -> way to the lanes looked up -> they connect, STATUS (file system copies) -> open
  *
  * Each step's failure is prefixed with the step. The target's numbers are checked before they size anything. */
 #include "session.h"
@@ -46,14 +46,17 @@ void session_page_put(const struct copy_page *page, struct ctl_page *msg)
 }
 
 /* ---------------------------------------------------------------- steps */
+static int step_start(struct session *session, const struct deadline *deadline)
+{
+	int err = channel_start(session->channel, deadline);
+
+	return err ? errmsg_prefix(err, "starting the target") : 0;
+}
+
 static int step_hello(struct session *session, const struct deadline *deadline)
 {
 	struct ctl_msg msg = { .type = CTL_HELLO, .u.hello = { CTL_VERSION, CTL_VERSION, 0 } }, answer;
-	int err = channel_start(session->channel, deadline);
-
-	if (err)
-		return errmsg_prefix(err, "starting the target");
-	err = channel_request(session->channel, &msg, &answer, deadline);
+	int err = channel_request(session->channel, &msg, &answer, deadline);
 	if (err)
 		return errmsg_prefix(err, "hello");
 	if (answer.u.hello.version_min > CTL_VERSION || answer.u.hello.version_max < CTL_VERSION ||
@@ -89,6 +92,8 @@ static int step_open(struct session *session, const struct session_cfg *cfg, con
 	open->lanes = cfg->lanes;
 	open->pool_size = cfg->pool_size;
 	open->epoch = cfg->epoch;
+	open->session_before = cfg->session_before;
+	open->idle_ms = cfg->idle_ms;
 	open->has_attr = cfg->has_attr;
 	open->attr = cfg->attr;
 	snprintf(open->provider, sizeof(open->provider), "%s", cfg->provider);
@@ -96,6 +101,8 @@ static int step_open(struct session *session, const struct session_cfg *cfg, con
 	err = channel_send(session->channel, &msg, deadline);
 	if (!err && !(cfg->open_flags & CTL_OPEN_NO_LANES))
 		loaded = fab_load();
+	if (loaded && cfg->step)
+		*cfg->step = SESSION_LANES; /* ours, and not what the target says of its own */
 	if (loaded)
 		return errmsg_prefix(loaded, "fabric");
 	if (!err)
@@ -114,7 +121,7 @@ static int step_lanes(struct session *session, const struct session_cfg *cfg, co
 	struct lane_cfg lane = { .session = &session->info, .notice_ms = cfg->notice_ms };
 	int err = fab_dial(cfg->provider, host, (uint16_t)session->info.port, &session->fab);
 
-	for (; !err && lane.index < session->info.lanes; lane.index++) {
+	for (; !err && cfg->open_flags & CTL_OPEN_FS && lane.index < session->info.lanes; lane.index++) {
 		err = lane_connect(session->fab, &lane, deadline, &session->lanes[lane.index]);
 		if (!err)
 			session->lane_count++;
@@ -158,13 +165,27 @@ static void peer_fill(struct session *session, const struct session_cfg *cfg)
 /* ---------------------------------------------------------------- opening and closing */
 static int session_steps(struct session *session, const struct session_cfg *cfg, const struct deadline *deadline)
 {
-	int err = channel_open(&cfg->target, cfg->command, deadline, &session->channel);
+	enum session_step unasked, *step = cfg->step ? cfg->step : &unasked;
+	int err;
 
-	if (!err)
-		err = step_hello(session, deadline);
-	if (!err)
-		err = step_open(session, cfg, deadline);
-	if (!err && !(cfg->open_flags & CTL_OPEN_NO_LANES))
+	*step = SESSION_REACH;
+	err = channel_open(&cfg->target, cfg->command, deadline, &session->channel);
+	if (err)
+		return err;
+	*step = SESSION_START;
+	err = step_start(session, deadline);
+	if (err)
+		return err;
+	*step = SESSION_HELLO;
+	err = step_hello(session, deadline);
+	if (err)
+		return err;
+	*step = SESSION_POOL;
+	err = step_open(session, cfg, deadline);
+	if (err)
+		return err;
+	*step = SESSION_LANES;
+	if (!(cfg->open_flags & CTL_OPEN_NO_LANES))
 		err = step_lanes(session, cfg, deadline);
 	if (err)
 		return err;
@@ -198,16 +219,20 @@ void session_cut(struct session *session)
 	session->fab = NULL;
 }
 
-void session_close(struct session *session, const struct deadline *deadline)
+int session_close(struct session *session, const struct deadline *deadline)
 {
 	struct ctl_msg msg = { .type = CTL_CLOSE }, answer;
+	int err = 0;
 
 	/* Whatever comes of CLOSE, the channel's end means the same. */
-	if (deadline && session->channel)
-		session->channel->farewell = channel_request(session->channel, &msg, &answer, deadline) == 0;
+	if (deadline && session->channel) {
+		err = channel_request(session->channel, &msg, &answer, deadline);
+		session->channel->farewell = !err;
+	}
 	session_cut(session);
 	channel_end(session->channel);
 	free(session);
+	return err;
 }
 
 void session_drop(struct session *session)

@@ -1,4 +1,5 @@
-/* A session with one target: control channel, what the handshake agreed on, and the connected lanes. */
+/* A session with one target: control channel, what the handshake agreed on, and the connected lanes. Those of a file system
+ * are connected with it; a plain one (without CTL_OPEN_FS) only looks the way up, and whoever needs a lane connects it. */
 #ifndef RPMEMFS_RPMEM_SESSION_H
 #define RPMEMFS_RPMEM_SESSION_H
 
@@ -6,6 +7,9 @@
 #include "lane.h"
 #include "repl.h"
 #include "target.h"
+
+/* How far an opening came; its failure belongs to that step. */
+enum session_step { SESSION_REACH, SESSION_START, SESSION_HELLO, SESSION_POOL, SESSION_LANES };
 
 struct session_cfg {
 	struct target target;
@@ -15,6 +19,9 @@ struct session_cfg {
 	bool create, has_attr;
 	struct ctl_attr attr;
 	uint64_t pool_size, epoch;
+	uint64_t session_before;     /* plain: our own lost session of that pool, 0: none */
+	uint32_t idle_ms;            /* plain */
+	enum session_step *step;     /* NULL: not asked for */
 };
 
 struct session {
@@ -32,8 +39,9 @@ int session_open(const struct session_cfg *cfg, const struct deadline *deadline,
 int session_status(struct session *session, const struct deadline *deadline);
 /* Deletes the lanes: the memory of unfinished operations is not used any more. */
 void session_cut(struct session *session);
-/* CLOSE while the deadline lasts (NULL: without a word), then everything goes. */
-void session_close(struct session *session, const struct deadline *deadline);
+/* CLOSE while the deadline lasts (NULL: without a word), then everything goes, whatever the outcome: why CLOSE was not
+ * answered. */
+int session_close(struct session *session, const struct deadline *deadline);
 /* Of a target that is lost: everything goes and nothing is waited for. */
 void session_drop(struct session *session);
 
