@@ -40,7 +40,7 @@ LIBS = $(PKG_LIBS) -ldl -lm
 
 # ---------------------------------------------------------------- files
 # What both ends link.
-COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/pool rpmem/pool_map rpmem/pool_huge rpmem/pool_part rpmem/pmem rpmem/persist \
+COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/pool rpmem/pool_map rpmem/pool_lock rpmem/pool_huge rpmem/pool_part rpmem/pmem rpmem/persist \
           rpmem/redo rpmem/replay rpmem/copy rpmem/copy_open rpmem/copy_omf rpmem/codec rpmem/codec_lane rpmem/fabric rpmem/fabric_ep rpmem/fabric_io rpmem/fabric_wait
 # The initiator.
 RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/lane rpmem/lane_post rpmem/link rpmem/link_ops
@@ -49,7 +49,7 @@ LIBRPMEM_OWN := rpmem/librpmem rpmem/librpmem_ext rpmem/rpmem_env rpmem/rpool rp
 LIBRPMEM := $(LIBRPMEM_OWN) $(filter-out rpmem/link rpmem/link_ops,$(RPMEM)) rpmem/csum rpmem/errmsg rpmem/log \
             rpmem/codec rpmem/codec_lane rpmem/fabric rpmem/fabric_ep rpmem/fabric_io rpmem/fabric_wait
 # The target.
-RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/served rpmemd/server rpmemd/lanes rpmemd/takeover
+RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/served rpmemd/server rpmemd/lanes rpmemd/takeover rpmemd/incarnation rpmemd/method rpmemd/report
 # The file system core and its front ends.
 FSCORE := fs/block fs/fresh fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/rename fs/attr fs/file_read fs/file_stage fs/file_write fs/orphan fs/recover fs/fs \
           fs/fsck fs/fsck_inodes fs/fsck_dir
@@ -60,7 +60,7 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
           common/test_redo common/test_copy_omf common/test_copy common/test_copy_open common/test_replay common/test_replay_crash \
           common/test_codec \
           rpmem/test_target rpmem/test_fabric rpmem/test_lane rpmem/test_link rpmem/test_ssh \
-          rpmemd/test_config rpmemd/test_store rpmemd/test_server rpmemd/test_engine \
+          rpmemd/test_config rpmemd/test_store rpmemd/test_server rpmemd/test_engine rpmemd/test_lanes rpmemd/test_incarnation rpmemd/test_method rpmemd/test_program \
           fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_namei fs/test_file fs/test_recover fs/test_review fs/test_policy fs/test_park fs/test_restore fs/test_mkfs
 SUPPORT := tests/support/core_rig tests/support/sim_link tests/support/copy_rig
 
@@ -133,6 +133,9 @@ $(BUILD)/tests/%: $(BUILD)/tobj/tests/%.o $(BUILD)/libtest.a
 
 # The structures over blocks are tested over a block layer in memory, which stands before the real one.
 $(addprefix $(BUILD)/tests/fs/,test_map test_dir test_itable): $(call tobj,tests/support/fake_block)
+
+# It runs the program.
+$(BUILD)/tests/rpmemd/test_program: $(BUILD)/rpmemd
 
 .SECONDARY:
 

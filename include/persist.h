@@ -78,6 +78,9 @@ static inline const void *pm_ptr(const struct pm *pm, uint64_t off) { return pm-
 /* Copies len bytes to off and starts their write-back. off + len <= pm->len is the caller's duty (asserted). */
 void pm_write(struct pm *pm, uint64_t off, const void *src, uint64_t len);
 void pm_zero(struct pm *pm, uint64_t off, uint64_t len);
+/* As pm_write, and every aligned word of 8 bytes that lies whole in the range is stored at once: whoever looks, at whatever
+ * moment, also after a crash, finds the old word or the new one. */
+void pm_write_words(struct pm *pm, uint64_t off, const void *src, uint64_t len);
 
 /* Starts write-back of bytes that a peer's one-sided write put there. */
 void pm_flush(struct pm *pm, uint64_t off, uint64_t len);

@@ -5,6 +5,7 @@
 #ifndef RPMEMFS_POOL_H
 #define RPMEMFS_POOL_H
 
+#include <sys/types.h>
 #include "persist.h"
 #include "poolhdr.h"
 #include "poolset.h"
@@ -14,6 +15,7 @@ enum pool_flags {
 	POOL_SPARSE = 2u,   /* create: parts get space when it is first used (pm.populate), not at once */
 	POOL_REPLACE = 4u,  /* create: unlink existing part files first; they are locked before, so never a pool in use */
 	POOL_COLD = 16u,    /* create: space in memory has to be there, is taken as with POOL_SPARSE, up to pool_fill */
+	POOL_EMPTY_HEADER = 32u, /* create: an existing part is empty if its first 4 KiB are zero (PMDK); else if all of it is */
 	POOL_NOWAIT_LOCK = 8u, /* fail with -EBUSY at once instead of waiting up to POOL_LOCK_WAIT_MS */
 };
 
@@ -22,9 +24,11 @@ enum pool_flags {
 struct pool {
 	struct pm pm; /* first: pm.populate casts it back; set when a part has holes, however it came by them */
 	struct pool_attr attr; /* of the headers; zeros for NOHDRS */
+	unsigned hdr_made;     /* of a pool just created: headers written */
 	unsigned part_count;
 	struct pool_part {
 		int fd;
+		bool made, grown;  /* of a pool just created: the file was not there, or had no bytes */
 		char *path;     /* of the part file (inside the directory for directory parts) */
 		uint64_t map_off, map_len; /* pool range it backs */
 		uint64_t file_off;         /* where that range begins in the file */
@@ -47,7 +51,15 @@ int pool_fill(struct pool *pool);
 /* Rewrites the headers of all parts from attr. Durable on return. */
 int pool_set_attr(struct pool *pool, const struct pool_attr *attr);
 
+/* Closes a pool that pool_create made and that shall not be: files it made are removed, those of no bytes have none again, and
+ * the headers in others are wiped. What cannot be undone is logged. */
+void pool_discard(struct pool *pool);
+
 void pool_close(struct pool *pool); /* unmaps, unlocks, frees; NULL is allowed; flushes nothing */
+
+struct stat;
+/* The process that holds an flock on the file: 1 and *pid; 0: none that the kernel shows (other namespaces are not shown). */
+int pool_lock_holder(const struct stat *st, pid_t *pid);
 
 /* Removes the part files; a part that is locked is -EBUSY and nothing is removed. Missing parts: -ENOENT unless force. */
 int pool_remove(const struct poolset *set, unsigned idx, bool force);

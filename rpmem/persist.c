@@ -5,6 +5,8 @@
  *   PM_PMEM    copy past the cache      write back cache lines  store fence
  *   PM_FILE    plain copy, remembered   remembered              msync(2) of what was remembered
  *
+ * memcpy(3) stores some bytes twice where its pieces overlap, so a word may be seen half new: pm_write_words does not use it.
+ *
  * PM_FILE keeps a table of page ranges, sorted, with a gap between each two (touching ones are one). When it is full,
  * the two with the smallest gap become one: an msync over clean pages costs little and is never wrong. */
 #include "persist.h"
@@ -149,6 +151,35 @@ void pm_write(struct pm *pm, uint64_t off, const void *src, uint64_t len)
 			ranges_add(pm, off, len);
 	}
 	OBSERVE(pm, stored, off, pm->base + off, len);
+}
+
+/* Single bytes up to the first whole word and behind the last one. */
+static void words_copy(uint8_t *dst, const uint8_t *src, uint64_t len)
+{
+	uint64_t word;
+
+	for (; len && (uintptr_t)dst % sizeof(word); len--)
+		*dst++ = *src++;
+	for (; len >= sizeof(word); len -= sizeof(word)) {
+		memcpy(&word, src, sizeof(word));
+		__atomic_store_n((uint64_t *)(void *)dst, word, __ATOMIC_RELAXED);
+		dst += sizeof(word);
+		src += sizeof(word);
+	}
+	while (len--)
+		*dst++ = *src++;
+}
+
+void pm_write_words(struct pm *pm, uint64_t off, const void *src, uint64_t len)
+{
+	assert(!pm->read_only);
+	assert_inside(pm, off, len);
+	words_copy(pm->base + off, src, len);
+	OBSERVE(pm, stored, off, pm->base + off, len);
+	if (pm->domain == PM_PMEM)
+		pmdev_flush(pm->base + off, len);
+	else if (pm->domain == PM_FILE)
+		ranges_add(pm, off, len);
 }
 
 void pm_zero(struct pm *pm, uint64_t off, uint64_t len)

@@ -34,8 +34,6 @@ struct build {
 	struct build_part {
 		uint64_t size;
 		int old_fd; /* create: the locked file that is to be replaced */
-		bool made;  /* create: unlink on failure */
-		bool grown; /* create: was there with no bytes, truncate on failure */
 	} *parts;
 };
 
@@ -91,17 +89,36 @@ static void build_end(struct build *b)
 	pool_close(b->pool);
 }
 
-/* Removes what create made, newest first, while it is still locked. */
-static void build_undo(struct build *b)
+/* A header in a file that was there before, which was zero then. */
+static int header_wipe(struct pool *pool, unsigned idx)
 {
-	for (unsigned i = b->pool->part_count; i-- > 0;) {
-		struct pool_part *part = &b->pool->parts[i];
+	static const struct poolhdr_omf none;
 
-		if (b->parts[i].made && unlink(part->path))
+	if (idx)
+		return pool_write_beside(&pool->parts[idx], &none, sizeof(none), PM_POINT_HEADER);
+	pm_zero(&pool->pm, 0, sizeof(none));
+	return pm_fence(&pool->pm, PM_POINT_HEADER);
+}
+
+/* Undoes what create did, newest first, while the parts are still locked. */
+static void create_undo(struct pool *pool)
+{
+	for (unsigned i = pool->part_count; i-- > 0;) {
+		struct pool_part *part = &pool->parts[i];
+
+		if (i < pool->hdr_made && !part->made && !part->grown && header_wipe(pool, i))
+			log_warn("part %s: left with a header: %s", part->path, errmsg_get());
+		if (part->made && unlink(part->path))
 			log_warn("part %s: left behind: %s", part->path, strerror(errno));
-		if (b->parts[i].grown && ftruncate(part->fd, 0))
+		if (part->grown && ftruncate(part->fd, 0))
 			log_warn("part %s: left at its new size: %s", part->path, strerror(errno));
 	}
+}
+
+void pool_discard(struct pool *pool)
+{
+	create_undo(pool);
+	pool_close(pool);
 }
 
 static int build_begin(struct build *b, const struct poolset *set, unsigned idx, unsigned flags)
@@ -254,6 +271,7 @@ static int headers_create(struct build *b, const struct pool_attr *attr)
 	hdrs = calloc(b->hdr_count, sizeof(*hdrs));
 	if (!hdrs)
 		return fail_memory();
+	b->pool->hdr_made = b->hdr_count;
 	poolhdr_fill(hdrs, b->hdr_count, attr, b->set->options & POOLSET_SINGLEHDR, (uint64_t)time(NULL));
 	err = headers_write(b->pool, b->hdr_count, hdrs);
 	if (!err)
@@ -340,8 +358,14 @@ static int check_create(const struct build *b, const struct pool_attr *attr)
 	return 0;
 }
 
-/* An existing file that stays must hold nothing. All of it is looked at, not the header alone as in PMDK: the format
- * relies on zeros. */
+/* How much of a part of so many bytes must be zero. */
+static uint64_t empty_bytes(const struct build *b, uint64_t bytes)
+{
+	return b->flags & POOL_EMPTY_HEADER && bytes > POOLHDR_BYTES ? POOLHDR_BYTES : bytes;
+}
+
+/* An existing file that stays must hold nothing. All of it is looked at where the format relies on zeros, else the header alone
+ * as in PMDK; also without headers, where PMDK does not look at all and takes a file full of somebody's bytes. */
 static int check_empty(struct build *b, unsigned i)
 {
 	struct pool_part *part = &b->pool->parts[i];
@@ -350,12 +374,12 @@ static int check_empty(struct build *b, unsigned i)
 	int err = part_size(part->fd, part->path, &bytes);
 
 	if (!err)
-		err = part_is_zero(part->fd, part->path, bytes, &zero);
+		err = part_is_zero(part->fd, part->path, empty_bytes(b, bytes), &zero);
 	if (err)
 		return err;
 	if (!zero)
 		return errmsg_set(-EEXIST, "part %s: exists and is not empty", part->path);
-	b->parts[i].grown = !bytes;
+	part->grown = !bytes;
 	return bytes ? check_size(b, i) : 0;
 }
 
@@ -395,7 +419,7 @@ static int make_part(struct build *b, unsigned i)
 		err = part_create(part->path, &b->wait, &part->fd);
 		if (err)
 			return err;
-		b->parts[i].made = true;
+		part->made = true;
 	} else if (is_device(part->fd)) {
 		return 0;
 	}
@@ -413,7 +437,7 @@ static int check_devices(const struct build *b)
 
 		if (!is_device(part->fd))
 			continue;
-		for (uint64_t off = 0; off < part->map_len; off += PAGE_BYTES)
+		for (uint64_t off = 0; off < empty_bytes(b, part->map_len); off += PAGE_BYTES)
 			if (memcmp(pm_ptr(&b->pool->pm, part->map_off + off), zero, PAGE_BYTES))
 				return errmsg_set(-EEXIST, "part %s: device is not empty; `daxio -z -o %s` clears it", part->path,
 						  part->path);
@@ -434,7 +458,7 @@ static int sync_files(const struct build *b)
 			err = -errno;
 			return errmsg_set(err, "part %s: fsync: %s", part->path, strerror(-err));
 		}
-		err = b->parts[i].made ? part_sync_dir(part->path) : 0;
+		err = part->made ? part_sync_dir(part->path) : 0;
 		if (err)
 			return err;
 	}
@@ -479,7 +503,7 @@ int pool_create(const struct poolset *set, unsigned idx, const struct pool_attr 
 	if (!err)
 		pool_warm(b.pool, flags);
 	if (err) {
-		build_undo(&b);
+		create_undo(b.pool);
 	} else {
 		*out = b.pool;
 		b.pool = NULL;

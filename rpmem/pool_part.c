@@ -22,6 +22,7 @@
 
 #include "errmsg.h"
 #include "pmem.h"
+#include "pool.h"
 #include "pool_huge.h"
 
 #define LOCK_POLL_MS 5u
@@ -60,37 +61,14 @@ char *part_path(const struct poolset_part *part)
 	return asprintf(&path, "%s/" DIRECTORY_PART_NAME, part->path) < 0 ? NULL : path;
 }
 
-/* The process that /proc/locks shows with an flock on st, 0 when it shows none (as across namespaces). A line:
- * "1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF", device in hex. */
-static pid_t lock_holder(const struct stat *st)
-{
-	FILE *locks = fopen("/proc/locks", "re");
-	char line[256];
-	pid_t holder = 0;
-
-	if (!locks)
-		return 0;
-	while (!holder && fgets(line, sizeof(line), locks)) {
-		unsigned dev_major, dev_minor;
-		unsigned long inode;
-		int pid;
-
-		if (sscanf(line, "%*d: FLOCK %*s %*s %d %x:%x:%lu", &pid, &dev_major, &dev_minor, &inode) == 4 &&
-		    dev_major == major(st->st_dev) && dev_minor == minor(st->st_dev) && inode == st->st_ino && pid > 0)
-			holder = pid;
-	}
-	fclose(locks);
-	return holder;
-}
-
 static int fail_busy(int fd, const char *path)
 {
 	char comm_path[64], comm[32] = "";
 	struct stat st;
-	pid_t holder = fstat(fd, &st) ? 0 : lock_holder(&st);
+	pid_t holder = 0;
 	FILE *file;
 
-	if (!holder)
+	if (fstat(fd, &st) || pool_lock_holder(&st, &holder) <= 0)
 		return errmsg_set(-EBUSY, "part %.300s: in use by another process", path);
 	snprintf(comm_path, sizeof(comm_path), "/proc/%d/comm", (int)holder);
 	file = fopen(comm_path, "re");
@@ -325,14 +303,14 @@ int part_is_zero(int fd, const char *path, uint64_t size, bool *zero)
 		return errmsg_set(-ENOMEM, "out of memory");
 	while (all && !err && hole < end) {
 		data = lseek(fd, hole, SEEK_DATA);
-		if (data < 0 && errno == ENXIO)
+		if ((data < 0 && errno == ENXIO) || data >= end)
 			break; /* nothing but a hole up to the end */
 		hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
 		if (hole < 0) {
 			err = fail(path, "lseek");
 			break;
 		}
-		err = range_is_zero(fd, path, data, hole, buf, &all);
+		err = range_is_zero(fd, path, data, hole < end ? hole : end, buf, &all);
 	}
 	free(buf);
 	if (!err)

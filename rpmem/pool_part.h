@@ -47,7 +47,7 @@ int part_fill(int fd, const char *path, uint64_t off, uint64_t len);
 /* Whether some of the file has no space behind it. */
 int part_holes(int fd, const char *path, bool *holes);
 
-/* Whether every byte reads as zero; holes are not read. */
+/* Whether the first size bytes read as zero; holes are not read. */
 int part_is_zero(int fd, const char *path, uint64_t size, bool *zero);
 
 /* Makes a name that came or went in the part's directory durable. */

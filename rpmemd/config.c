@@ -47,6 +47,24 @@ static int level_set(enum log_level *to, const char *value)
 	return log_level_parse(value, to) ? errmsg_set(-EINVAL, "'%s': not a log level", value) : 0;
 }
 
+static int method_set(enum config_method *to, const char *value)
+{
+	static const char *const names[] = {
+		[CONFIG_METHOD_GENERAL] = "general",
+		[CONFIG_METHOD_APM] = "apm",
+		[CONFIG_METHOD_COMMIT] = "commit",
+		[CONFIG_METHOD_AUTO] = "auto",
+	};
+
+	for (unsigned i = CONFIG_METHOD_GENERAL; i <= CONFIG_METHOD_AUTO; i++) {
+		if (!strcmp(value, names[i])) {
+			*to = (enum config_method)i;
+			return 0;
+		}
+	}
+	return errmsg_set(-EINVAL, "'%s': must be general, apm, commit or auto", value);
+}
+
 static int value_set(struct config *cfg, enum config_key key, const char *value)
 {
 	switch (key) {
@@ -59,6 +77,8 @@ static int value_set(struct config *cfg, enum config_key key, const char *value)
 	case CONFIG_BIND_ADDRESS: return text_set(cfg->bind_address, sizeof(cfg->bind_address), value);
 	case CONFIG_IDLE_MS: return number_set(&cfg->idle_ms, value, CONFIG_IDLE_MS_MIN);
 	case CONFIG_NTHREADS: return number_set(&cfg->nthreads, value, 0);
+	case CONFIG_PERSIST_METHOD: return method_set(&cfg->persist_method, value);
+	case CONFIG_PERSIST_FORCE: return bool_set(&cfg->persist_force, value);
 	case CONFIG_KEY_COUNT: break;
 	}
 	return -EINVAL;
@@ -102,6 +122,8 @@ static const struct option options[] = {
 	{ "poolset-dir", required_argument, NULL, OPT_KEY + CONFIG_POOLSET_DIR },
 	{ "persist-apm", no_argument, NULL, OPT_YES + CONFIG_PERSIST_APM },
 	{ "persist-general", no_argument, NULL, OPT_YES + CONFIG_PERSIST_GENERAL },
+	{ "persist-method", required_argument, NULL, OPT_KEY + CONFIG_PERSIST_METHOD },
+	{ "persist-force", no_argument, NULL, OPT_YES + CONFIG_PERSIST_FORCE },
 	{ "use-syslog", no_argument, NULL, OPT_YES + CONFIG_USE_SYSLOG },
 	{ "log-level", required_argument, NULL, OPT_KEY + CONFIG_LOG_LEVEL },
 	{ "bind-address", required_argument, NULL, OPT_KEY + CONFIG_BIND_ADDRESS },
@@ -179,8 +201,10 @@ void config_usage(FILE *to, const char *program)
 		"      --poolset-dir <path>  directory of the pool sets, absolute\n"
 		"      --persist-apm         appliance persistency method where it holds\n"
 		"      --persist-general     general purpose persistency method\n"
+		"      --persist-method <m>  general, apm, commit or auto\n"
+		"      --persist-force       that method, whether it proves persistence or not\n"
 		"      --bind-address <ip>   address the lanes listen on\n"
-		"      --idle-ms <count>     end a session whose lane is silent for so long\n"
+		"      --idle-ms <count>     end a session that is silent for so long\n"
 		"  -h, --help                this text\n"
 		"  -V, --version             version\n",
 		program);
@@ -198,6 +222,8 @@ static const char *const key_names[CONFIG_KEY_COUNT] = {
 	[CONFIG_BIND_ADDRESS] = "bind-address",
 	[CONFIG_IDLE_MS] = "idle-ms",
 	[CONFIG_NTHREADS] = "nthreads",
+	[CONFIG_PERSIST_METHOD] = "persist-method",
+	[CONFIG_PERSIST_FORCE] = "persist-force",
 };
 
 static char *trim(char *text)

@@ -21,14 +21,20 @@ enum config_action { CONFIG_SERVE, CONFIG_REMOVE, CONFIG_HELP, CONFIG_VERSION };
 
 enum config_key {
 	CONFIG_LOG_FILE, CONFIG_POOLSET_DIR, CONFIG_PERSIST_APM, CONFIG_PERSIST_GENERAL, CONFIG_USE_SYSLOG, CONFIG_LOG_LEVEL,
-	CONFIG_BIND_ADDRESS, CONFIG_IDLE_MS, CONFIG_NTHREADS, CONFIG_KEY_COUNT
+	CONFIG_BIND_ADDRESS, CONFIG_IDLE_MS, CONFIG_NTHREADS, CONFIG_PERSIST_METHOD, CONFIG_PERSIST_FORCE, CONFIG_KEY_COUNT
+};
+
+/* rpmemd/method.c says where each of them holds. UNSET: as persist_apm says. */
+enum config_method {
+	CONFIG_METHOD_UNSET, CONFIG_METHOD_GENERAL, CONFIG_METHOD_APM, CONFIG_METHOD_COMMIT, CONFIG_METHOD_AUTO
 };
 
 struct config {
 	enum config_action action;
 	char log_file[PATH_MAX], poolset_dir[PATH_MAX];
 	char bind_address[64];      /* "": chosen by the server */
-	bool persist_apm, persist_general, use_syslog;
+	bool persist_apm, persist_general, persist_force, use_syslog;
+	enum config_method persist_method;
 	enum log_level log_level;
 	unsigned nthreads;          /* lanes granted at most; 0: no limit of ours */
 	unsigned idle_ms;

@@ -16,7 +16,12 @@
  * copy; nothing else moves the tail. A damaged block found on the way stops that for good (checkpoint_err): commits go on
  * while the ring has room. A failed fence fails the engine: every later request is answered WIRE_IO.
  *
- * No allocation and no log line on the way of a good commit. */
+ * A plain pool (librpmem) has no record and no order between lanes. There each lane has its own view of the pool (struct pm
+ * remembers what a fence has to msync) and its own numbers, and requests of different lanes meet nowhere, with one exception:
+ * msync(2) reports a failed write-back once for each open file, to whoever asks first. So those of all lanes take turns, and
+ * each looks first whether one before it failed: no lane calls durable what another one was told is lost.
+ *
+ * No allocation and no log line on the way of a good commit or write. */
 #include "engine.h"
 
 #include <assert.h>
@@ -44,22 +49,33 @@ struct train {
 	uint32_t have, len;
 };
 
+/* Of a plain pool the lane's own, else protected by the lock. */
+struct engine_lane {
+	uint64_t seq;
+	struct pm pm;         /* plain pools, from the first message on */
+};
+
 struct engine {
-	pthread_mutex_t lock; /* protects everything below */
-	struct engine_cfg cfg;
+	struct engine_cfg cfg; /* but for the copy constant */
+	bool plain;
+	struct pm plain_pm;    /* what a lane's view of a plain pool begins as */
+	uint64_t rx_bytes, rx_msgs; /* atomic */
+	int failed;           /* atomic */
+	pthread_mutex_t msync_lock; /* plain pools: held over msync(2) and control requests, see above */
+	pthread_mutex_t lock; /* copies: protects the copy and everything below */
 	uint64_t settled;
-	uint64_t rx_bytes, rx_msgs;
 	uint64_t last_ms;     /* of the newest request, coarse */
-	int failed, checkpoint_err;
+	int checkpoint_err;
 	struct train train;
-	uint8_t *rec;         /* LANE_RECORD_BYTES_MAX, aligned; touched only as far as records reach */
-	uint64_t lane_seq[WIRE_LANES_MAX];
+	uint8_t *rec;         /* copies: LANE_RECORD_BYTES_MAX, aligned; touched only as far as records reach */
+	struct engine_lane lanes[WIRE_LANES_MAX];
 };
 
 /* One request on its way. */
 struct call {
 	struct engine *e;
 	unsigned lane;
+	struct pm *pm;
 	struct lane_view v;
 	void *read_buf;
 	uint32_t read_bytes;
@@ -82,14 +98,19 @@ int engine_new(const struct engine_cfg *cfg, struct engine **out)
 	assert(cfg->pm);
 	if (!e)
 		return -ENOMEM;
-	e->rec = aligned_alloc(MEDIA_BLOCK_BYTES, LANE_RECORD_BYTES_MAX);
-	if (!e->rec) {
+	e->plain = !cfg->fs && !cfg->copy;
+	if (!e->plain)
+		e->rec = aligned_alloc(MEDIA_BLOCK_BYTES, LANE_RECORD_BYTES_MAX);
+	if (!e->plain && !e->rec) {
 		free(e);
 		return -ENOMEM;
 	}
 	e->cfg = *cfg;
+	e->plain_pm = *cfg->pm;
+	e->plain_pm.range_count = 0;
 	e->last_ms = now_ms();
 	pthread_mutex_init(&e->lock, NULL);
+	pthread_mutex_init(&e->msync_lock, NULL);
 	*out = e;
 	return 0;
 }
@@ -99,24 +120,59 @@ void engine_delete(struct engine *e)
 	if (!e)
 		return;
 	pthread_mutex_destroy(&e->lock);
+	pthread_mutex_destroy(&e->msync_lock);
 	free(e->rec);
 	free(e);
 }
 
 void engine_set_copy(struct engine *e, struct copy *copy)
 {
-	pthread_mutex_lock(&e->lock);
+	assert(!e->plain);
 	e->cfg.copy = copy;
 	e->settled = 0;
 	e->checkpoint_err = 0;
 	e->train = (struct train){ 0 };
-	pthread_mutex_unlock(&e->lock);
+}
+
+static int engine_failed(const struct engine *e)
+{
+	return __atomic_load_n(&e->failed, __ATOMIC_ACQUIRE);
+}
+
+static void engine_fail(struct engine *e, int err)
+{
+	__atomic_store_n(&e->failed, err, __ATOMIC_RELEASE);
+}
+
+/* One msync(2) of all lanes at a time; see above. */
+static int turn_begin(struct engine *e)
+{
+	int err;
+
+	pthread_mutex_lock(&e->msync_lock);
+	err = engine_failed(e);
+	if (!err)
+		return 0;
+	pthread_mutex_unlock(&e->msync_lock);
+	return errmsg_set(err, "the medium failed before");
+}
+
+static int turn_end(struct engine *e, int err)
+{
+	if (err == -EIO)
+		engine_fail(e, err);
+	pthread_mutex_unlock(&e->msync_lock);
+	return err;
 }
 
 int engine_locked(struct engine *e, int (*fn)(void *arg), void *arg)
 {
 	int err;
 
+	if (e->plain) {
+		err = turn_begin(e);
+		return err ? err : turn_end(e, fn(arg));
+	}
 	pthread_mutex_lock(&e->lock);
 	err = fn(arg);
 	pthread_mutex_unlock(&e->lock);
@@ -136,9 +192,12 @@ static void settle(struct engine *e, uint64_t seq)
 		e->settled = seq;
 }
 
+/* Something may be applied, and is there to be applied: a copy may have been put back behind what was settled before. */
 static bool settle_pending(const struct engine *e)
 {
-	return !e->checkpoint_err && !e->failed && copy_tail(e->cfg.copy).seq < e->settled;
+	uint64_t tail = copy_tail(e->cfg.copy).seq;
+
+	return !e->checkpoint_err && !engine_failed(e) && tail < e->settled && tail < copy_head(e->cfg.copy).seq;
 }
 
 /* One bounded step towards `settled`. Remembers the first error; a failed fence fails the engine. */
@@ -150,7 +209,7 @@ static int checkpoint_step(struct engine *e, uint64_t bytes_max)
 		log_error("checkpoint: %s", errmsg_get());
 		e->checkpoint_err = err;
 		if (err == -EIO)
-			e->failed = err;
+			engine_fail(e, err);
 	}
 	return err;
 }
@@ -255,7 +314,8 @@ static int linked_back(const struct engine *e, const struct redo_view *r)
 	return err;
 }
 
-static void ranges_store(struct pm *pm, const struct lane_view *v)
+/* words: librpmem's promise that aligned words of 8 bytes are old or new. */
+static void ranges_store(struct pm *pm, const struct lane_view *v, bool words)
 {
 	const uint8_t *src = v->payload;
 
@@ -265,7 +325,7 @@ static void ranges_store(struct pm *pm, const struct lane_view *v)
 
 		switch (le32_get(v->ranges[i].flags)) {
 		case LANE_RANGE_INLINE:
-			pm_write(pm, off, src, len);
+			(words ? pm_write_words : pm_write)(pm, off, src, len);
 			src += len;
 			break;
 		case LANE_RANGE_ZERO: pm_zero(pm, off, len); break;
@@ -295,7 +355,7 @@ static const void *record_put(struct call *c)
 {
 	const struct lane_view *v = &c->v;
 
-	if (v->rec_bytes == v->rec_len && (uintptr_t)v->rec % _Alignof(struct redo_hdr_omf) == 0)
+	if (v->rec_bytes == v->rec_len && !(v->flags & LANE_MORE) && (uintptr_t)v->rec % _Alignof(struct redo_hdr_omf) == 0)
 		return v->rec;
 	if (v->rec_bytes)
 		memcpy(c->e->rec + v->rec_off, v->rec, v->rec_bytes);
@@ -367,7 +427,7 @@ static int commit_finish(struct call *c, const void *rec, const struct redo_view
 	if (err)
 		return err;
 	if (!stored)
-		ranges_store(e->cfg.pm, &c->v);
+		ranges_store(e->cfg.pm, &c->v, false);
 	err = linked_verify(e->cfg.pm, r);
 	if (!err)
 		err = append_making_room(e, rec, r->len);
@@ -398,7 +458,7 @@ static int commit_step(struct call *c)
 	if (err)
 		return err;
 	if (!whole)
-		ranges_store(e->cfg.pm, v);
+		ranges_store(e->cfg.pm, v, false);
 	if (v->flags & LANE_MORE)
 		return 0;
 	err = redo_parse(rec, v->rec_len, geom, &r);
@@ -449,6 +509,16 @@ static int op_checkpoint(struct call *c)
 	return err ? err : e->checkpoint_err;
 }
 
+static int plain_fence(struct call *c)
+{
+	int err;
+
+	if (c->pm->domain != PM_FILE)
+		return pm_fence(c->pm, PM_POINT_USER);
+	err = turn_begin(c->e);
+	return err ? err : turn_end(c->e, pm_fence(c->pm, PM_POINT_USER));
+}
+
 static int op_write(struct call *c)
 {
 	struct engine *e = c->e;
@@ -464,27 +534,33 @@ static int op_write(struct call *c)
 	err = ranges_back(e, &c->v);
 	if (err)
 		return err;
-	ranges_store(e->cfg.pm, &c->v);
-	return pm_fence(e->cfg.pm, copy ? PM_POINT_RESYNC : PM_POINT_USER);
+	ranges_store(c->pm, &c->v, e->plain);
+	return e->plain ? plain_fence(c) : pm_fence(c->pm, PM_POINT_RESYNC);
+}
+
+static int ranges_msync(const struct call *c)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+
+	for (uint32_t i = 0; i < c->v.range_count; i++) {
+		uint64_t off = le64_get(c->v.ranges[i].off), from = off & ~(page - 1);
+
+		if (msync(c->pm->base + from, off + le32_get(c->v.ranges[i].len) - from, MS_SYNC))
+			return errmsg_set(-EIO, "msync of 0x%" PRIx64 ": %s", off, strerror(errno));
+	}
+	return 0;
 }
 
 /* Persistent memory may keep bytes in buffers of the platform beyond the fence; msync(2) of a DAX mapping has the driver
  * empty them (kernel: blkdev flush, nvdimm_flush). Files were synced by the fence, memory has nothing deeper. */
 static int op_deep(struct call *c)
 {
-	const struct pm *pm = c->e->cfg.pm;
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	int err = op_write(c);
 
-	if (err || pm->domain != PM_PMEM)
+	if (err || c->pm->domain != PM_PMEM)
 		return err;
-	for (uint32_t i = 0; i < c->v.range_count; i++) {
-		uint64_t off = le64_get(c->v.ranges[i].off), from = off & ~(page - 1);
-
-		if (msync(pm->base + from, off + le32_get(c->v.ranges[i].len) - from, MS_SYNC))
-			return errmsg_set(-EIO, "msync of 0x%" PRIx64 ": %s", off, strerror(errno));
-	}
-	return 0;
+	err = turn_begin(c->e);
+	return err ? err : turn_end(c->e, ranges_msync(c));
 }
 
 static int op_read(struct call *c)
@@ -518,33 +594,34 @@ static void count(struct engine *e, const struct lane_view *v, size_t len)
 {
 	if (lane_op_is_upkeep(v->op))
 		return;
-	e->rx_msgs++;
-	e->rx_bytes += len;
 	for (uint32_t i = 0; v->op != LANE_READ && i < v->range_count; i++) {
 		if (!v->ranges[i].flags.le)
-			e->rx_bytes += le32_get(v->ranges[i].len);
+			len += le32_get(v->ranges[i].len);
 	}
+	__atomic_fetch_add(&e->rx_msgs, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&e->rx_bytes, len, __ATOMIC_RELAXED);
 }
 
 static int handle(struct call *c, const void *msg, size_t len)
 {
 	struct engine *e = c->e;
+	struct engine_lane *lane = &e->lanes[c->lane];
 	int err = lane_req_check(msg, len, e->cfg.floor, e->cfg.pm->len, &c->v);
 
 	if (err)
 		return errmsg_set(err, "malformed message of %zu bytes", len);
-	if (c->v.seq != e->lane_seq[c->lane] + 1)
-		return errmsg_set(-EPROTO, "message %" PRIu64 " after %" PRIu64, c->v.seq, e->lane_seq[c->lane]);
-	e->lane_seq[c->lane] = c->v.seq;
+	if (c->v.seq != lane->seq + 1)
+		return errmsg_set(-EPROTO, "message %" PRIu64 " after %" PRIu64, c->v.seq, lane->seq);
+	lane->seq = c->v.seq;
 	count(e, &c->v, len);
-	if (e->failed)
+	if (engine_failed(e))
 		return errmsg_set(-EIO, "the medium failed before");
 	if (ops[c->v.op].stores && e->cfg.read_only)
 		return errmsg_set(-EPERM, "opened read-only");
 	errmsg_clear();
 	err = ops[c->v.op].run(c);
 	if (err == -EIO)
-		e->failed = err;
+		engine_fail(e, err);
 	return err;
 }
 
@@ -557,8 +634,8 @@ static void ack_fill(const struct call *c, int err, struct lane_ack_msg *ack)
 		.op = le16_put(c->v.op),
 		.status = le16_put((uint16_t)wire_status_of(err)),
 		.seq = le64_put(c->v.seq),
-		.rx_bytes = le64_put(e->rx_bytes),
-		.rx_msgs = le64_put(e->rx_msgs),
+		.rx_bytes = le64_put(__atomic_load_n(&e->rx_bytes, __ATOMIC_RELAXED)),
+		.rx_msgs = le64_put(__atomic_load_n(&e->rx_msgs, __ATOMIC_RELAXED)),
 		.read_bytes = le32_put(c->read_bytes),
 	};
 	if (e->cfg.copy) {
@@ -569,21 +646,43 @@ static void ack_fill(const struct call *c, int err, struct lane_ack_msg *ack)
 	lane_ack_seal(ack);
 }
 
+/* One message to its answer. Why the session must end, or 0. */
+static int serve(struct call *c, const void *msg, size_t len, struct lane_ack_msg *ack)
+{
+	int err = handle(c, msg, len);
+
+	ack_fill(c, err, ack);
+	if (err)
+		log_warn("lane %u: message %" PRIu64 ": %s: %s", c->lane, c->v.seq,
+			wire_status_name((uint16_t)wire_status_of(err)), errmsg_get());
+	if (engine_failed(c->e))
+		return engine_failed(c->e); /* also behind a commit that was durable before a checkpoint failed */
+	return err == -EPROTO || err == -EIO ? err : 0;
+}
+
+/* The lane's own view of a plain pool. */
+static struct pm *lane_pm(struct engine *e, unsigned lane)
+{
+	struct pm *pm = &e->lanes[lane].pm;
+
+	if (!pm->base)
+		*pm = e->plain_pm;
+	return pm;
+}
+
 int engine_handle(struct engine *e, unsigned lane, const void *msg, size_t len, struct lane_ack_msg *ack, void *read_buf)
 {
-	struct call c = { .e = e, .lane = lane, .read_buf = read_buf };
+	struct call c = { .e = e, .lane = lane, .read_buf = read_buf, .pm = e->cfg.pm };
 	int err;
 
 	assert(lane < WIRE_LANES_MAX);
+	if (e->plain) {
+		c.pm = lane_pm(e, lane);
+		return serve(&c, msg, len, ack);
+	}
 	pthread_mutex_lock(&e->lock);
 	e->last_ms = now_ms();
-	err = handle(&c, msg, len);
-	ack_fill(&c, err, ack);
-	if (err)
-		log_warn("lane %u: message %" PRIu64 ": %s: %s", lane, c.v.seq,
-			wire_status_name((uint16_t)wire_status_of(err)), errmsg_get());
-	if (e->failed)
-		err = e->failed; /* also behind a commit that was durable before a checkpoint failed */
+	err = serve(&c, msg, len, ack);
 	pthread_mutex_unlock(&e->lock);
-	return err == -EPROTO || err == -EIO ? err : 0;
+	return err;
 }

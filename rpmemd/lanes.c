@@ -5,8 +5,13 @@
  *                all lanes up, or connect_ms over -> listening ends, thread ends
  *   lane:        connecting -> serving -> ended (peer gone, engine's error, silence for idle_ms, lanes_close)
  *
- * Memory is registered before anyone may connect, so that an accepted connection meets a complete lane. If the pool cannot be
- * registered (DAX or file memory on verbs) on any lane, no lane offers one-sided access, and all bytes come in messages.
+ * Lazy lanes (plain sessions) differ: listening lasts as long as the session; a lane is made when its request has been found
+ * good, the first one ahead, which tells whether the pool can be registered; it may be silent for ever; and when its
+ * connection ends, only the lane does. Its index is not given again, so that nothing sent on the old connection can arrive
+ * among what is sent on a new one: who lost a lane replaces the session.
+ *
+ * Memory is registered before a request is accepted, so that an accepted connection meets a complete lane. If the pool cannot
+ * be registered (DAX or file memory on verbs) on any lane, no lane offers one-sided access, and all bytes come in messages.
  *
  * A lane polls while requests come back to back and sleeps otherwise: a sleeping peer costs a busy one more than two
  * sleeping ones cost each other, so the polling phase is short. It answers only after reposting the receive, so a peer
@@ -29,7 +34,11 @@
 #define LANE_SPIN_NS 100000ull    /* polling after a request */
 #define LANE_PAUSE_MS 120         /* no request for so long (more than the engine calls quiet): it may use the time */
 #define LANE_WAIT_MS 200          /* at most asleep: stop and event queue are looked at so often */
+#define LANE_DOZE_MS 1000         /* the same for a lazy lane after LANE_DOZE_AFTER_NS: there may be a thousand of them */
+#define LANE_DOZE_AFTER_NS 10000000000ull
 #define ACCEPT_WAIT_MS 50
+#define ACCEPT_LAZY_WAIT_MS 20    /* the session's end waits for it */
+#define REFUSED_LOGGED_MAX 16u    /* strangers cannot fill the log */
 #define TCP_TIMEOUT_MS 15000u
 
 struct tlane {
@@ -40,16 +49,19 @@ struct tlane {
 	pthread_t thread;
 	bool taken, started; /* acceptor's, then lanes_close's */
 	bool up;             /* atomic */
+	bool refused;        /* the engine ended the session */
 	uint64_t heard_ns;   /* last message */
+	uint64_t woken_ns;   /* lazy: last sleep that something ended, one-sided operations among it */
 	bool idle_work;      /* the engine may have something to do */
 };
 
 struct lanes {
 	struct lanes_cfg cfg;
 	struct fab *fab;
-	bool rma;
+	bool rma, told; /* told: the session's answer has said so */
 	pthread_t acceptor;
 	bool stop, ended; /* atomic */
+	unsigned refused_count; /* requests; the acceptor's */
 	unsigned count;
 	struct tlane lane[];
 };
@@ -95,8 +107,10 @@ static int lane_request(struct tlane *lane, unsigned slot, size_t len)
 	err = fab_recv(lane->ep, slot);
 	if (!err)
 		err = lane_answer(lane, slot, &ack);
-	if (end)
+	if (end) {
+		lane->refused = true;
 		log_error("lane %u: request refused: %s: %s", lane->index, errmsg_get(), strerror(-end));
+	}
 	return end ? end : err;
 }
 
@@ -121,16 +135,33 @@ static int lane_serve(struct tlane *lane)
 	return requests;
 }
 
+/* Other methods and reads bring no message: on tcp they need this processor all the same, so polling goes on behind them. */
+static int lazy_rest(struct tlane *lane, uint64_t now)
+{
+	int wait_ms = now - lane->heard_ns > LANE_DOZE_AFTER_NS ? LANE_DOZE_MS : LANE_WAIT_MS, err;
+
+	if (now - lane->woken_ns < LANE_SPIN_NS) {
+		sched_yield();
+		return 0;
+	}
+	err = fab_wait(lane->ep, wait_ms);
+	if (!err && now_ns() - now < (uint64_t)wait_ms * 1000000u)
+		lane->woken_ns = now_ns();
+	return err;
+}
+
 /* Nothing has arrived: poll on, work or sleep, by how long ago the last message was. */
 static int lane_rest(struct tlane *lane)
 {
 	struct lanes *lanes = lane->lanes;
-	uint64_t silent_ns = now_ns() - lane->heard_ns;
+	uint64_t now = now_ns(), silent_ns = now - lane->heard_ns;
 
 	if (silent_ns < LANE_SPIN_NS) {
 		sched_yield();
 		return 0;
 	}
+	if (lanes->cfg.lazy)
+		return lazy_rest(lane, now);
 	if (silent_ns > lanes->cfg.idle_ms * 1000000ull)
 		return errmsg_set(-ETIMEDOUT, "no message for %u ms", lanes->cfg.idle_ms);
 	if (lane->idle_work && silent_ns > LANE_PAUSE_MS * 1000000ull) {
@@ -155,6 +186,17 @@ static int lane_connected(struct tlane *lane)
 	return 0;
 }
 
+/* Without its connection a lazy lane is over, and the session goes on. */
+static void lane_over(struct tlane *lane, int err)
+{
+	if (!stopping(lane->lanes))
+		log_info("lane %u: ended: %s", lane->index, errmsg_get());
+	if (lane->lanes->cfg.lazy)
+		fab_ep_shutdown(lane->ep);
+	if (!lane->lanes->cfg.lazy || lane->refused)
+		lanes_ended(lane->lanes, err);
+}
+
 static void *lane_main(void *arg)
 {
 	struct tlane *lane = arg;
@@ -168,20 +210,46 @@ static void *lane_main(void *arg)
 		ret = lane_serve(lane);
 		if (ret > 0) {
 			lane->heard_ns = now_ns();
-			lane->idle_work = lane->index == 0;
+			lane->idle_work = lane->index == 0 && !lanes->cfg.lazy;
 		} else if (!ret) {
 			ret = lane_rest(lane);
 		}
 	}
-	if (ret < 0) {
-		if (!stopping(lanes))
-			log_info("lane %u: ended: %s", lane->index, errmsg_get());
-		lanes_ended(lanes, ret);
-	}
+	if (ret < 0)
+		lane_over(lane, ret);
 	return NULL;
 }
 
 /* ---------------------------------------------------------------- accepting */
+/* Domain, queues, slots and registration; no endpoint yet. */
+static int lane_init(struct tlane *lane)
+{
+	const struct fab_ep_cfg cfg = {
+		.rx_count = LANE_RX_SLOTS,
+		.tx_count = LANE_RX_SLOTS,
+		.rx_bytes = LANE_MSG_BYTES_MAX,
+		.tx_bytes = sizeof(struct lane_ack_msg) + LANE_MSG_BYTES_MAX,
+		.timeout_ms = TCP_TIMEOUT_MS,
+	};
+	struct lanes *lanes = lane->lanes;
+	const struct pm *pm = lanes->cfg.pm;
+	int err = fab_ep_new(lanes->fab, &cfg, &lane->ep);
+
+	if (err || !lanes->rma)
+		return err;
+	err = fab_ep_expose(lane->ep, pm->base, pm->len, !lanes->cfg.read_only, &lane->raddr, &lane->rkey);
+	if (err && lanes->told) { /* the initiator counts on it */
+		fab_ep_delete(lane->ep);
+		lane->ep = NULL;
+		return err;
+	}
+	if (err) {
+		log_notice("lane %u: no one-sided access: %s", lane->index, errmsg_get());
+		lanes->rma = false;
+	}
+	return 0;
+}
+
 /* Takes as long for a wrong token as for the right one. */
 static bool token_equal(const uint8_t a[WIRE_TOKEN_BYTES], const uint8_t b[WIRE_TOKEN_BYTES])
 {
@@ -232,6 +300,24 @@ static int lane_accept(struct tlane *lane, struct fab_request *req)
 	return 0;
 }
 
+/* Makes the lane and accepts. Whatever fails costs this request, and the lane only if it was on its way already. */
+static void lane_accept_lazy(struct tlane *lane, struct fab_request *req)
+{
+	int err = lane->ep ? 0 : lane_init(lane);
+
+	if (err) { /* rejected before there is an endpoint */
+		log_error("lane %u: cannot be had: %s", lane->index, errmsg_get());
+		fab_reject(lane->lanes->fab, req);
+		return;
+	}
+	err = lane_accept(lane, req);
+	if (!err)
+		return;
+	log_warn("lane %u: not accepted: %s", lane->index, errmsg_get());
+	fab_ep_delete(lane->ep);
+	lane->ep = NULL;
+}
+
 static bool lanes_up(const struct lanes *lanes)
 {
 	for (unsigned i = 0; i < lanes->count; i++)
@@ -245,12 +331,17 @@ static int accept_one(struct lanes *lanes)
 	struct fab_request req;
 	struct tlane *lane;
 
-	if (fab_next(lanes->fab, ACCEPT_WAIT_MS, &req))
+	if (fab_next(lanes->fab, lanes->cfg.lazy ? ACCEPT_LAZY_WAIT_MS : ACCEPT_WAIT_MS, &req))
 		return 0;
 	lane = request_lane(lanes, &req);
+	if (lane && lanes->cfg.lazy) {
+		lane_accept_lazy(lane, &req);
+		return 0;
+	}
 	if (lane)
 		return lane_accept(lane, &req);
-	log_warn("lanes: connection refused: wrong token, session or lane");
+	if (lanes->refused_count++ < REFUSED_LOGGED_MAX)
+		log_warn("lanes: connection refused: wrong token, session or lane");
 	fab_reject(lanes->fab, &req);
 	return 0;
 }
@@ -261,9 +352,9 @@ static void *acceptor_main(void *arg)
 	uint64_t deadline = now_ns() + lanes->cfg.connect_ms * 1000000ull;
 	int err = 0;
 
-	while (!err && !stopping(lanes) && !lanes_up(lanes)) {
+	while (!err && !stopping(lanes) && (lanes->cfg.lazy || !lanes_up(lanes))) {
 		err = accept_one(lanes);
-		if (!err && now_ns() > deadline)
+		if (!err && !lanes->cfg.lazy && now_ns() > deadline)
 			err = errmsg_set(-ETIMEDOUT, "lanes not connected within %u ms", lanes->cfg.connect_ms);
 	}
 	fab_unlisten(lanes->fab);
@@ -275,32 +366,6 @@ static void *acceptor_main(void *arg)
 }
 
 /* ---------------------------------------------------------------- opening and closing */
-static int lane_init(struct lanes *lanes, unsigned index)
-{
-	const struct fab_ep_cfg cfg = {
-		.rx_count = LANE_RX_SLOTS,
-		.tx_count = LANE_RX_SLOTS,
-		.rx_bytes = LANE_MSG_BYTES_MAX,
-		.tx_bytes = sizeof(struct lane_ack_msg) + LANE_MSG_BYTES_MAX,
-		.timeout_ms = TCP_TIMEOUT_MS,
-	};
-	struct tlane *lane = &lanes->lane[index];
-	const struct pm *pm = lanes->cfg.pm;
-	int err;
-
-	lane->lanes = lanes;
-	lane->index = index;
-	err = fab_ep_new(lanes->fab, &cfg, &lane->ep);
-	if (err || !lanes->rma)
-		return err;
-	err = fab_ep_expose(lane->ep, pm->base, pm->len, !lanes->cfg.read_only, &lane->raddr, &lane->rkey);
-	if (err) {
-		log_notice("lane %u: no one-sided access: %s", index, errmsg_get());
-		lanes->rma = false;
-	}
-	return 0;
-}
-
 static void lanes_free(struct lanes *lanes)
 {
 	for (unsigned i = 0; i < lanes->count; i++)
@@ -320,15 +385,21 @@ int lanes_open(const struct lanes_cfg *cfg, struct ctl_session *session, struct 
 	if (!lanes)
 		return -ENOMEM;
 	lanes->cfg = *cfg;
+	lanes->count = cfg->lane_count;
+	for (unsigned i = 0; i < lanes->count; i++) {
+		lanes->lane[i].lanes = lanes;
+		lanes->lane[i].index = i;
+	}
 	lanes->rma = !cfg->pm->populate; /* a one-sided write into a hole would be for the medium to refuse, by SIGBUS */
 	err = fab_listen(cfg->provider, cfg->bind_address, &lanes->fab, &port);
 	if (err)
 		goto free_lanes;
-	for (; lanes->count < cfg->lane_count; lanes->count++) {
-		err = lane_init(lanes, lanes->count);
+	for (unsigned i = 0; i < (cfg->lazy ? 1 : lanes->count); i++) {
+		err = lane_init(&lanes->lane[i]);
 		if (err)
 			goto free_lanes;
 	}
+	lanes->told = true;
 	err = -pthread_create(&lanes->acceptor, NULL, acceptor_main, lanes);
 	if (err)
 		goto free_lanes;
@@ -346,12 +417,21 @@ free_lanes:
 	return err;
 }
 
+bool lanes_used(struct lanes *lanes)
+{
+	for (unsigned i = 0; i < lanes->count; i++)
+		if (__atomic_load_n(&lanes->lane[i].up, __ATOMIC_ACQUIRE))
+			return true;
+	return false;
+}
+
 void lanes_close(struct lanes *lanes)
 {
 	__atomic_store_n(&lanes->stop, true, __ATOMIC_RELEASE);
 	pthread_join(lanes->acceptor, NULL);
 	for (unsigned i = 0; i < lanes->count; i++)
-		fab_ep_shutdown(lanes->lane[i].ep);
+		if (lanes->lane[i].ep)
+			fab_ep_shutdown(lanes->lane[i].ep);
 	for (unsigned i = 0; i < lanes->count; i++)
 		if (lanes->lane[i].started)
 			pthread_join(lanes->lane[i].thread, NULL);

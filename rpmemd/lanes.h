@@ -7,6 +7,9 @@
 #include "engine.h"
 #include "wire.h"
 
+#define LANE_FDS_MAX 10u  /* descriptors of one lane at most: 9 with tcp of libfabric 1.17 (measured) */
+#define LANES_FDS_REST 64u /* of everything else in the process */
+
 struct lanes;
 
 struct lanes_cfg {
@@ -18,15 +21,21 @@ struct lanes_cfg {
 	struct pm *pm;
 	struct engine *engine;
 	bool read_only;           /* registered for remote reads only */
-	unsigned connect_ms;      /* all lanes must be connected within this; then listening ends */
-	unsigned idle_ms;         /* a lane without any message for this long ends the session (the initiator PINGs) */
-	void (*ended)(void *arg, int err); /* called once, from a lane thread, when a lane failed or was closed */
+	bool lazy;                /* plain sessions: a lane is connected when first used, any time; each index once */
+	unsigned connect_ms;      /* all lanes must be connected within this; then listening ends. lazy: one that was accepted */
+	unsigned idle_ms;         /* a lane without any message for this long ends the session (the initiator PINGs); not lazy */
+	/* Called once, from a lane's or the accepting thread, when a lane failed or was closed. lazy: only when the engine
+	 * ended the session; a lane whose connection ends is nobody else's business. */
+	void (*ended)(void *arg, int err);
 	void *arg;
 };
 
 /* Loads the fabric, listens and starts the threads. out->session fields port, raddr, rkey, caps are filled in.
  * -ENOMEDIUM: provider not usable (errmsg says why). */
 int lanes_open(const struct lanes_cfg *cfg, struct ctl_session *session, struct lanes **out);
+
+/* Whether a lane was ever connected. */
+bool lanes_used(struct lanes *lanes);
 
 /* Shuts every endpoint down, joins the threads, destroys every endpoint and memory region: after it no write of the old
  * session can arrive. */

@@ -6,6 +6,9 @@
  *   served.c    the pool of a session; control requests on its copy
  *   store.c     pool sets by name below the pool directory
  *   takeover.c  ends the running session of a pool
+ *   incarnation.c  what tells a pool from one that lost its memory
+ *   method.c    persistency methods and where they hold
+ *   report.c    log lines about requests and sessions
  *   engine.c    lane requests to stores, flushes and fences
  *   lanes.c     fabric endpoints, one thread each */
 #include <errno.h>
@@ -14,11 +17,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 #include "config.h"
 #include "errmsg.h"
 #include "log.h"
+#include "method.h"
 #include "server.h"
 #include "store.h"
 
@@ -54,8 +59,7 @@ static void config_log(const struct config *cfg, const char *ssh)
 	log_info("user: %s", user ? user->pw_name : "unknown");
 	log_info("configuration");
 	log_info("    pool set directory: '%s'", cfg->poolset_dir);
-	log_info("    persist method: %s", cfg->persist_apm ? "Appliance Persistency Method"
-							    : "General Purpose Server Persistency Method");
+	log_info("    persist method: %s", method_wish_title(cfg));
 	log_info("    number of threads: %u", cfg->nthreads);
 }
 
@@ -75,6 +79,18 @@ static int stop_signals(void)
 		return -errno;
 	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return fd < 0 ? -errno : fd;
+}
+
+/* A lane takes some descriptors, and libpmemobj asks for a thousand lanes: what is allowed is used. */
+static void files_raise(void)
+{
+	struct rlimit files;
+
+	if (getrlimit(RLIMIT_NOFILE, &files))
+		return;
+	files.rlim_cur = files.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &files))
+		log_debug("limit of open files: %s", strerror(errno));
 }
 
 static int serve(const struct config *cfg, const char *ssh)
@@ -97,6 +113,7 @@ static int serve(const struct config *cfg, const char *ssh)
 		return server.stop_fd;
 	}
 	config_log(cfg, ssh);
+	files_raise();
 	err = server_run(&server);
 	close(server.stop_fd);
 	return err;

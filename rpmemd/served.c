@@ -13,14 +13,21 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include "copy.h"
 #include "errmsg.h"
 #include "fabric.h"
+#include "incarnation.h"
 #include "lanes.h"
 #include "log.h"
+#include "method.h"
+#include "report.h"
 #include "store.h"
+#include "takeover.h"
 
 #define SERVED_CHECKPOINT_STEP_BYTES (1u << 20)
+#define MARKS 2u /* of a plain session: its own, and of the one it replaced */
 
 struct served {
 	struct stored store;
@@ -28,6 +35,8 @@ struct served {
 	struct engine *engine;
 	struct lanes *lanes;
 	bool fs, read_only;
+	bool unheard; /* a pool made for lanes, of which the initiator may not know */
+	int marks[MARKS]; /* descriptors; 0: none */
 };
 
 /* ---------------------------------------------------------------- opening */
@@ -52,6 +61,8 @@ static int request_check(const struct ctl_msg *req)
 
 	if (req->type == CTL_OPEN && open->flags & (CTL_OPEN_REPLACE | CTL_OPEN_SPARSE))
 		return errmsg_set(-ERANGE, "how parts are made goes with create");
+	if (open->session_before && (req->type == CTL_CREATE || open->flags & (CTL_OPEN_FS | CTL_OPEN_TAKEOVER)))
+		return errmsg_set(-ERANGE, "only a plain session is replaced by its number, and only by an open");
 	if (req->type == CTL_CREATE && open->flags & CTL_OPEN_RDONLY)
 		return errmsg_set(-ERANGE, "a new pool cannot be read-only");
 	store_attr_get(&open->attr, &attr);
@@ -144,32 +155,44 @@ static int engine_attach(struct served *s, const struct ctl_msg *req)
 	}, &s->engine);
 }
 
-/* APM answers by a read behind the writes, which proves persistence only where the NIC's path ends in the domain: verbs
- * into persistent memory, when the configuration says so. Commits are GPSPM always. */
-static uint32_t method_choose(const struct served *s, const struct config *config, const char *provider)
+/* Plain sessions may ask for less patience than the configuration has. */
+static uint32_t idle_grant(const struct config *config, const struct ctl_open *open)
 {
-	bool apm = config->persist_apm && !s->fs && !strcmp(provider, "verbs") &&
-		   s->store.pool->pm.domain == PM_PMEM;
+	uint32_t asked = open->idle_ms < CONFIG_IDLE_MS_MIN ? CONFIG_IDLE_MS_MIN : open->idle_ms;
 
-	return apm ? WIRE_METHOD_APM : WIRE_METHOD_GPSPM;
+	return open->flags & CTL_OPEN_FS || !open->idle_ms || asked > config->idle_ms ? config->idle_ms : asked;
+}
+
+/* No more lanes than there can be descriptors for: one that is refused later looks like a fault. */
+static uint32_t lanes_grant(const struct config *config, const struct ctl_open *open)
+{
+	uint32_t lanes = open->lanes;
+	struct rlimit files;
+
+	if (open->flags & CTL_OPEN_NO_LANES)
+		return 0;
+	if (config->nthreads && lanes > config->nthreads)
+		lanes = config->nthreads;
+	if (getrlimit(RLIMIT_NOFILE, &files) || files.rlim_cur >= LANES_FDS_REST + (rlim_t)lanes * LANE_FDS_MAX)
+		return lanes;
+	return files.rlim_cur < LANES_FDS_REST + LANE_FDS_MAX ? 1 :
+		(uint32_t)((files.rlim_cur - LANES_FDS_REST) / LANE_FDS_MAX);
 }
 
 static void session_fill(const struct served *s, const struct served_cfg *cfg, const struct ctl_open *open,
 	struct ctl_session *session)
 {
-	uint32_t lanes = open->flags & CTL_OPEN_NO_LANES ? 0 : open->lanes;
-
-	if (cfg->config->nthreads && lanes > cfg->config->nthreads)
-		lanes = cfg->config->nthreads;
 	*session = (struct ctl_session){
 		.pool_size = s->store.pool->pm.len,
-		.lanes = lanes,
-		.method = method_choose(s, cfg->config, open->provider),
+		.lanes = lanes_grant(cfg->config, open),
+		.idle_ms = idle_grant(cfg->config, open),
 		.domain = s->store.pool->pm.domain,
 		.msg_bytes_max = LANE_MSG_BYTES_MAX,
 		.rx_slots = LANE_RX_SLOTS,
 	};
-	csum_random(&session->session, sizeof(session->session));
+	do
+		csum_random(&session->session, sizeof(session->session));
+	while (!session->session); /* 0 is none */
 	csum_random(session->token, sizeof(session->token));
 	strncpy(session->address, cfg->address, sizeof(session->address) - 1);
 	store_attr_put(&s->store.pool->attr, &session->attr);
@@ -186,6 +209,7 @@ static int lanes_attach(struct served *s, const struct served_cfg *cfg, const st
 		.pm = &s->store.pool->pm,
 		.engine = s->engine,
 		.read_only = s->read_only,
+		.lazy = !s->fs,
 		.connect_ms = SERVED_CONNECT_MS,
 		.idle_ms = cfg->config->idle_ms,
 		.ended = cfg->lanes_ended,
@@ -198,29 +222,56 @@ static int lanes_attach(struct served *s, const struct served_cfg *cfg, const st
 	return lanes_open(&lanes, session, &s->lanes);
 }
 
-static void open_log(const struct served *s, const struct ctl_msg *req, const struct ctl_session *session)
+/* What makes a plain session replaceable by its initiator: marks of it, and the pool's incarnation. */
+static int plain_attach(struct served *s, const struct ctl_open *open, struct ctl_session *session)
 {
-	static const char *const flushes[] = {
-		[PM_MEMORY] = "none",
-		[PM_PMEM] = "pmem_persist",
-		[PM_FILE] = "pmem_msync",
+	const uint64_t shown[MARKS] = { session->session, open->session_before };
+
+	for (unsigned i = 0; i < MARKS && !s->fs; i++) {
+		if (!shown[i])
+			continue;
+		s->marks[i] = takeover_mark(shown[i]);
+		if (s->marks[i] < 0)
+			return s->marks[i];
+	}
+	return incarnation_of(s->store.pool, session->incarnation);
+}
+
+/* Commits of a file system are answered by the CPU always; who only reads has nothing to persist. */
+static uint32_t session_method(const struct served *s, const struct config *config, const struct ctl_open *open,
+	const struct ctl_session *session)
+{
+	struct method_case at = {
+		.provider = open->provider,
+		.domain = s->store.pool->pm.domain,
+		.one_sided = session->caps & CTL_CAP_RMA,
 	};
 
-	log_info("%s request:", req->type == CTL_CREATE ? "create" : "open");
-	log_info("    pool descriptor: '%s'", req->u.open.set_name);
-	log_info("    pool size: %" PRIu64, session->pool_size);
-	log_info("    nlanes: %u", session->lanes);
-	log_info("    provider: %s", req->u.open.provider);
-	log_info("pool attributes:");
-	log_info("    signature: '%.8s'", (const char *)session->attr.signature);
-	log_info("    major: %u", session->attr.major);
-	log_info("    compat_features: 0x%x", session->attr.compat);
-	log_info("    incompat_features: 0x%x", session->attr.incompat);
-	log_info("    ro_compat_features: 0x%x", session->attr.ro_compat);
-	log_info("persistency policy:");
-	log_info("    persist method: %s", session->method == WIRE_METHOD_APM ? "Appliance Persistency Method"
-									       : "General Purpose Server Persistency Method");
-	log_info("    persist flush: %s", flushes[s->store.pool->pm.domain]);
+	return s->fs || s->read_only || !s->lanes ? WIRE_METHOD_GPSPM : method_choose(config, &at);
+}
+
+/* Everything behind the opened store. */
+static int session_attach(struct served *s, const struct served_cfg *cfg, const struct ctl_msg *req,
+	struct ctl_session *session)
+{
+	const struct ctl_open *open = &req->u.open;
+	int err = copy_attach(s);
+
+	if (!err)
+		err = fence_check(s, req);
+	if (!err)
+		err = engine_attach(s, req);
+	if (err)
+		return err;
+	session_fill(s, cfg, open, session);
+	err = plain_attach(s, open, session);
+	if (!err)
+		err = lanes_attach(s, cfg, open, session);
+	if (err)
+		return err;
+	session->method = session_method(s, cfg->config, open, session);
+	s->unheard = req->type == CTL_CREATE && !s->fs && s->lanes;
+	return 0;
 }
 
 int served_open(const struct served_cfg *cfg, const struct ctl_msg *req, struct ctl_session *session, struct served **out)
@@ -234,23 +285,16 @@ int served_open(const struct served_cfg *cfg, const struct ctl_msg *req, struct 
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return -ENOMEM;
+	report_request(req);
 	err = lanes_probe(cfg, &req->u.open);
 	if (!err)
 		err = store_attach(s, cfg, req);
 	if (err)
 		goto free_served;
-	err = copy_attach(s);
-	if (!err)
-		err = fence_check(s, req);
-	if (!err)
-		err = engine_attach(s, req);
+	err = session_attach(s, cfg, req, session);
 	if (err)
 		goto close_served;
-	session_fill(s, cfg, &req->u.open, session);
-	err = lanes_attach(s, cfg, &req->u.open, session);
-	if (err)
-		goto close_served;
-	open_log(s, req, session);
+	report_session(req, session);
 	*out = s;
 	return 0;
 close_served:
@@ -275,20 +319,39 @@ static void detach(struct served *s)
 		copy_close(s->copy);
 }
 
+/* The marks go last, when the lock is free: who sees the lock held sees whose it is. */
+static void served_free(struct served *s)
+{
+	for (unsigned i = 0; i < MARKS; i++)
+		if (s->marks[i] > 0)
+			close(s->marks[i]);
+	free(s);
+}
+
+void served_heard(struct served *s)
+{
+	s->unheard = false;
+}
+
 void served_close(struct served *s)
 {
 	if (!s)
 		return;
+	if (s->unheard && !lanes_used(s->lanes)) {
+		log_notice("%s: removed again: nobody has used it since it was made", s->store.set->path);
+		served_discard(s);
+		return;
+	}
 	detach(s);
 	store_close(&s->store);
-	free(s);
+	served_free(s);
 }
 
 void served_discard(struct served *s)
 {
 	detach(s);
 	store_discard(&s->store);
-	free(s);
+	served_free(s);
 }
 
 /* ---------------------------------------------------------------- requests */
@@ -472,15 +535,18 @@ static const struct verb {
 static int verb_locked(void *arg)
 {
 	struct verb_call *c = arg;
+	const struct verb *verb = &verbs[c->req->type];
+	int err = verb->run(c);
 
-	return verbs[c->req->type].run(c);
+	if (!err && verb->moves)
+		engine_set_copy(c->s->engine, c->s->copy);
+	return err;
 }
 
 int served_handle(struct served *s, const struct ctl_msg *req, struct ctl_msg *answer)
 {
 	struct verb_call call = { .s = s, .req = req, .answer = answer };
 	const struct verb *verb;
-	int err;
 
 	assert(req->type <= CTL_REQUEST_LAST);
 	verb = &verbs[req->type];
@@ -491,8 +557,5 @@ int served_handle(struct served *s, const struct ctl_msg *req, struct ctl_msg *a
 		return errmsg_set(-EPERM, "the pool is not formatted yet");
 	if (verb->stores && s->read_only)
 		return errmsg_set(-EPERM, "opened read-only");
-	err = engine_locked(s->engine, verb_locked, &call);
-	if (!err && verb->moves)
-		engine_set_copy(s->engine, s->copy);
-	return err;
+	return engine_locked(s->engine, verb_locked, &call);
 }

@@ -5,8 +5,10 @@
  *                      '--remove--> REMOVED --close--> over
  *
  * A request that fails gets ERROR with status and cause, and the session goes on; a message that is malformed or out of place
- * and a failed medium end it. One poll(2) waits for input, for the stop descriptor and for the lanes' end; nothing here runs
- * on a timer. CLOSE is answered when lanes, copy and lock are gone, so that whoever reads the answer can open at once. */
+ * and a failed medium end it. One poll(2) waits for input, for the stop descriptor and for the lanes' end.
+ *
+ * The lanes of a plain session come and go and may be silent, so its sign of life is the control channel: no message for idle_ms
+ * ends it. What has arrived is read before the clock is looked at: who was stopped himself does not blame the peer. CLOSE is answered when lanes, copy and lock are gone, so that whoever reads the answer can open at once. */
 #include "server.h"
 
 #include <errno.h>
@@ -16,6 +18,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 #include "codec.h"
 #include "errmsg.h"
@@ -31,12 +34,22 @@ struct server {
 	bool over;
 	int err;                /* why it is over, 0: in order */
 	struct served *served;
+	unsigned idle_ms;       /* 0: the channel may be silent */
+	uint64_t heard_ms;      /* newest message, CLOCK_MONOTONIC */
 	int wake;               /* eventfd: the lanes ended */
 	_Atomic int lanes_err;
 	size_t have;
 	_Alignas(8) uint8_t in[CTL_MSG_BYTES_MAX];
 	uint8_t out[CTL_MSG_BYTES_MAX];
 };
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
 
 static void end(struct server *s, int err)
 {
@@ -143,15 +156,29 @@ static int do_open(struct server *s, const struct ctl_msg *req, struct ctl_msg *
 	};
 	int err = served_open(&cfg, req, &answer->u.session, &s->served);
 
-	if (!err)
-		s->state = AT_SERVING;
-	return err;
+	if (err)
+		return err;
+	s->state = AT_SERVING;
+	if (!(req->u.open.flags & CTL_OPEN_FS))
+		s->idle_ms = answer->u.session.idle_ms;
+	return 0;
+}
+
+static int do_ping(struct server *s, const struct ctl_msg *req, struct ctl_msg *answer)
+{
+	(void)req;
+	(void)answer;
+	if (s->served)
+		served_heard(s->served);
+	return 0;
 }
 
 static int do_served(struct server *s, const struct ctl_msg *req, struct ctl_msg *answer)
 {
-	int err = served_handle(s->served, req, answer);
+	int err;
 
+	served_heard(s->served);
+	err = served_handle(s->served, req, answer);
 	if (err == -EIO)
 		end(s, err);
 	return err;
@@ -173,6 +200,8 @@ static int do_close(struct server *s, const struct ctl_msg *req, struct ctl_msg 
 {
 	(void)req;
 	(void)answer;
+	if (s->served)
+		served_heard(s->served);
 	served_close(s->served);
 	s->served = NULL;
 	end(s, 0);
@@ -196,6 +225,7 @@ static const struct request {
 	[CTL_SET_ATTR] = { do_served, AT_SERVING },
 	[CTL_CLOSE] = { do_close, AT_READY | AT_SERVING | AT_REMOVED },
 	[CTL_REMOVE] = { do_remove, AT_READY },
+	[CTL_PING] = { do_ping, AT_READY | AT_SERVING | AT_REMOVED },
 };
 
 /* A CREATE whose answer was not delivered must not leave a pool nobody knows of. */
@@ -224,6 +254,7 @@ static void request_run(struct server *s, const struct ctl_msg *req)
 	err = err ? error_send(s, req->type, err) : answer_send(s, &answer);
 	if (err)
 		answer_lost(s, req->type, err);
+	s->heard_ms = now_ms(); /* what took long here was no silence of the peer */
 }
 
 /* ---------------------------------------------------------------- input */
@@ -294,6 +325,16 @@ static void input_read(struct server *s)
 
 /* ---------------------------------------------------------------- session */
 
+/* For poll(2): until the peer has been silent for too long. */
+static int time_left(const struct server *s)
+{
+	uint64_t silent = now_ms() - s->heard_ms;
+
+	if (!s->idle_ms)
+		return -1;
+	return silent < s->idle_ms ? (int)(s->idle_ms - silent) : 0;
+}
+
 static void wait_once(struct server *s)
 {
 	struct pollfd fds[] = {
@@ -301,15 +342,20 @@ static void wait_once(struct server *s)
 		{ .fd = s->wake, .events = POLLIN },
 		{ .fd = s->cfg->in, .events = POLLIN },
 	};
-	int n = poll(fds, 3, -1);
+	int n = poll(fds, 3, time_left(s));
 
 	if (n < 0) {
 		if (errno != EINTR)
 			end(s, -errno);
 		return;
 	}
-	if (fds[0].revents) {
+	if (!n && !time_left(s)) {
+		log_warn("control: no message for %u ms: the session ends", s->idle_ms);
+		end(s, -ETIMEDOUT);
+	} else if (fds[0].revents) {
 		log_info("session: told to end");
+		if (s->served)
+			served_heard(s->served); /* by the initiator's next session, perhaps */
 		end(s, 0);
 	} else if (fds[2].revents) { /* before the lanes: a peer that sent CLOSE may have closed them already */
 		input_read(s);

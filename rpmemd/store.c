@@ -207,7 +207,15 @@ static bool size_is_auto(const struct poolset_replica *replica)
 	return false;
 }
 
-/* Reads the set a request names; with CTL_OPEN_TAKEOVER its pool is free afterwards. */
+/* Ends the session that the request may end: whichever there is, or the initiator's own lost one. */
+static int session_end(const char *part_path, const struct ctl_open *req)
+{
+	if (req->flags & CTL_OPEN_TAKEOVER)
+		return takeover_end(part_path);
+	return req->session_before ? takeover_end_session(part_path, req->session_before) : 0;
+}
+
+/* Reads the set a request names; afterwards its pool is free of the session that the request names. */
 static int set_claim(const char *pool_dir, const struct ctl_open *req, struct poolset **out)
 {
 	struct poolset *set;
@@ -217,8 +225,8 @@ static int set_claim(const char *pool_dir, const struct ctl_open *req, struct po
 		return err;
 	if (!size_is_auto(&set->replicas[0]))
 		err = size_check(set, poolset_replica_bytes(set, &set->replicas[0]), req->pool_size);
-	if (!err && (req->flags & CTL_OPEN_TAKEOVER))
-		err = takeover_end(set->replicas[0].parts[0].path);
+	if (!err)
+		err = session_end(set->replicas[0].parts[0].path, req);
 	if (err)
 		poolset_free(set);
 	else
@@ -236,13 +244,14 @@ static unsigned lock_flags(const struct ctl_open *req)
 int store_create(const char *pool_dir, const struct ctl_open *req, struct stored *out)
 {
 	unsigned flags = lock_flags(req) | (req->flags & CTL_OPEN_REPLACE ? POOL_REPLACE : 0) |
-			 (req->flags & CTL_OPEN_SPARSE ? POOL_SPARSE : 0);
+			 (req->flags & CTL_OPEN_SPARSE ? POOL_SPARSE : 0) |
+			 (req->flags & CTL_OPEN_FS ? 0 : POOL_EMPTY_HEADER);
 	struct stored s = { 0 };
 	struct pool_attr attr;
 	int err = set_claim(pool_dir, req, &s.set);
 
 	if (err)
-		return err;
+		return errmsg_prefix(err, "cannot create pool set -- '%s/%s': %s", pool_dir, req->set_name, strerror(-err));
 	store_attr_get(&req->attr, &attr);
 	err = attr_agree(s.set, &attr, req->flags & CTL_OPEN_FS);
 	if (!err)
@@ -270,7 +279,7 @@ int store_open(const char *pool_dir, const struct ctl_open *req, struct stored *
 	int err = set_claim(pool_dir, req, &s.set);
 
 	if (err)
-		return err;
+		return errmsg_prefix(err, "cannot open pool set -- '%s/%s': %s", pool_dir, req->set_name, strerror(-err));
 	err = pool_open(s.set, 0, flags, &s.pool);
 	if (!err)
 		err = size_check(s.set, s.pool->pm.len, req->pool_size);
@@ -292,13 +301,8 @@ void store_close(struct stored *stored)
 
 void store_discard(struct stored *stored)
 {
-	int err;
-
-	pool_close(stored->pool);
+	pool_discard(stored->pool);
 	stored->pool = NULL;
-	err = pool_remove(stored->set, 0, true);
-	if (err)
-		log_warn("%s: parts of the failed create are left: %s", stored->set->path, errmsg_get());
 	store_close(stored);
 }
 

@@ -23,7 +23,7 @@ int store_open(const char *pool_dir, const struct ctl_open *req, struct stored *
 
 /* Unmaps and unlocks; allowed on a zeroed structure. */
 void store_close(struct stored *stored);
-/* The same, and removes the parts: a CREATE that failed behind store_create leaves nothing. */
+/* The same, and undoes what store_create made: a CREATE that failed behind it leaves the parts as they were. */
 void store_discard(struct stored *stored);
 
 /* New headers. -EINVAL: zero attributes for a pool with headers, or others for one without. */

@@ -3,9 +3,15 @@
  *   /proc/locks --pid--> pidfd --checked: same program, same user--> SIGTERM --deadline--> SIGKILL --deadline--> refused
  *
  * The pidfd is opened before the process is looked at, so a process id that is reused in between cannot be hit. Only our own
- * program is ended: the same lock is held by a mount of the pool, and that is not ours to end. */
+ * program is ended: the same lock is held by a mount of the pool, and that is not ours to end.
+ *
+ * A plain session shows which one it is: it keeps memory files (memfd_create(2)) open, named after its own id and the id of
+ * the session that it replaced itself, and processes of the same user see the names in /proc/PID/fd, also of a stopped
+ * process. Who asks for the end of one session gets that one's process ended, or none. The session that was replaced is
+ * shown because its initiator may not have heard that the replacement stands, and then still asks by the old number. */
 #include "takeover.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,46 +22,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 #include "errmsg.h"
 #include "log.h"
+#include "pool.h"
 
 #define TAKEOVER_HOLDERS_MAX 64u /* read-only sessions share a lock */
 #define PROC_PATH_BYTES_MAX 64u
 #define DELETED_SUFFIX " (deleted)"
-
-/* Whether the line of /proc/locks (proc(5)) is a held flock of the file. Waiting ones ("->") are not held. */
-static bool line_matches(const char *line, const struct stat *st, pid_t *pid)
-{
-	unsigned dev_major, dev_minor;
-	unsigned long long ino;
-	long holder;
-
-	if (sscanf(line, "%*u: FLOCK %*s %*s %ld %x:%x:%llu", &holder, &dev_major, &dev_minor, &ino) != 4)
-		return false;
-	if (holder <= 0 || dev_major != major(st->st_dev) || dev_minor != minor(st->st_dev) || ino != st->st_ino)
-		return false;
-	*pid = (pid_t)holder;
-	return true;
-}
-
-/* 1 and *pid: somebody holds it; 0: nobody. */
-static int holder_find(const struct stat *st, pid_t *pid)
-{
-	FILE *locks = fopen("/proc/locks", "re");
-	char line[256];
-	int found = 0;
-
-	if (!locks)
-		return errmsg_set(-errno, "/proc/locks: %s", strerror(errno));
-	while (!found && fgets(line, sizeof(line), locks))
-		found = line_matches(line, st, pid);
-	fclose(locks);
-	return found;
-}
+#define MARK_FORMAT "rpmemd-session-%016llx"
+#define MARK_BYTES_MAX 64u
 
 /* The program's path, without the mark of a file that was replaced on disk since. */
 static int exe_path(const char *link, char path[PATH_MAX])
@@ -99,10 +78,10 @@ static int pidfd_wait(int pidfd, int timeout_ms)
 	return n > 0 ? 0 : -ETIMEDOUT;
 }
 
-static int pidfd_end(int pidfd)
+static int pidfd_end(int pidfd, unsigned term_ms)
 {
-	static const struct { int signal; unsigned wait_ms; } steps[] = {
-		{ SIGTERM, TAKEOVER_TERM_MS },
+	const struct { int signal; unsigned wait_ms; } steps[] = {
+		{ SIGTERM, term_ms },
 		{ SIGKILL, TAKEOVER_KILL_MS },
 	};
 
@@ -115,8 +94,42 @@ static int pidfd_end(int pidfd)
 	return -ETIMEDOUT;
 }
 
-static int holder_end(const char *part_path, pid_t pid)
+int takeover_mark(uint64_t session)
 {
+	char name[MARK_BYTES_MAX];
+	int fd;
+
+	snprintf(name, sizeof(name), MARK_FORMAT, (unsigned long long)session);
+	fd = memfd_create(name, MFD_CLOEXEC);
+	return fd < 0 ? errmsg_set(-errno, "mark of the session: %s", strerror(errno)) : fd;
+}
+
+/* Whether the process shows the session's mark. */
+static bool shows_mark(pid_t pid, uint64_t session)
+{
+	char want[MARK_BYTES_MAX + 32], path[PROC_PATH_BYTES_MAX], link[PATH_MAX];
+	struct dirent *entry;
+	bool found = false;
+	DIR *dir;
+
+	snprintf(want, sizeof(want), "/memfd:" MARK_FORMAT DELETED_SUFFIX, (unsigned long long)session);
+	snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
+	dir = opendir(path);
+	if (!dir)
+		return false;
+	while (!found && (entry = readdir(dir))) {
+		ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
+
+		found = n > 0 && (size_t)n == strlen(want) && !memcmp(link, want, (size_t)n);
+	}
+	closedir(dir);
+	return found;
+}
+
+/* session 0: whichever it serves. */
+static int holder_end(const char *part_path, pid_t pid, uint64_t session)
+{
+	unsigned term_ms = session ? TAKEOVER_SESSION_TERM_MS : TAKEOVER_TERM_MS;
 	int pidfd, err = 0;
 
 	if (pid == getpid())
@@ -131,8 +144,12 @@ static int holder_end(const char *part_path, pid_t pid)
 			(long)pid);
 		goto close_pidfd;
 	}
+	if (session && !shows_mark(pid, session)) {
+		err = errmsg_set(-EBUSY, "%s: process %ld serves another session", part_path, (long)pid);
+		goto close_pidfd;
+	}
 	log_notice("%s: ending the session of process %ld", part_path, (long)pid);
-	err = pidfd_end(pidfd);
+	err = pidfd_end(pidfd, term_ms);
 	if (err)
 		err = errmsg_set(-EBUSY, "%s: process %ld does not end: %s", part_path, (long)pid, strerror(-err));
 close_pidfd:
@@ -140,15 +157,15 @@ close_pidfd:
 	return err;
 }
 
-static int file_end(const char *path, const struct stat *st)
+static int file_end(const char *path, const struct stat *st, uint64_t session)
 {
 	for (unsigned i = 0; i < TAKEOVER_HOLDERS_MAX; i++) {
 		pid_t pid = 0;
-		int err = holder_find(st, &pid);
+		int err = pool_lock_holder(st, &pid);
 
 		if (err <= 0)
 			return err;
-		err = holder_end(path, pid);
+		err = holder_end(path, pid, session);
 		if (err)
 			return err;
 	}
@@ -156,7 +173,7 @@ static int file_end(const char *path, const struct stat *st)
 }
 
 /* A directory part: its files, whatever they are called. */
-static int directory_end(const char *path)
+static int directory_end(const char *path, uint64_t session)
 {
 	DIR *dir = opendir(path);
 	struct dirent *entry;
@@ -167,17 +184,28 @@ static int directory_end(const char *path)
 		return errmsg_set(-errno, "%s: %s", path, strerror(errno));
 	while (!err && (entry = readdir(dir))) {
 		if (!fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) && S_ISREG(st.st_mode))
-			err = file_end(path, &st);
+			err = file_end(path, &st, session);
 	}
 	closedir(dir);
 	return err;
 }
 
-int takeover_end(const char *part_path)
+static int part_end(const char *part_path, uint64_t session)
 {
 	struct stat st;
 
 	if (stat(part_path, &st))
 		return errno == ENOENT ? 0 : errmsg_set(-errno, "%s: %s", part_path, strerror(errno));
-	return S_ISDIR(st.st_mode) ? directory_end(part_path) : file_end(part_path, &st);
+	return S_ISDIR(st.st_mode) ? directory_end(part_path, session) : file_end(part_path, &st, session);
+}
+
+int takeover_end(const char *part_path)
+{
+	return part_end(part_path, 0);
+}
+
+int takeover_end_session(const char *part_path, uint64_t session)
+{
+	assert(session);
+	return part_end(part_path, session);
 }

@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -266,4 +267,62 @@ Test(persist, domains_have_names)
 	cr_expect_str_eq(pm_domain_name(PM_MEMORY), "memory");
 	cr_expect_str_eq(pm_domain_name(PM_PMEM), "pmem");
 	cr_expect_str_eq(pm_domain_name(PM_FILE), "file");
+}
+
+/* Every start and length around words: exactly those bytes change. */
+Test(persist, words_are_copied_at_any_alignment)
+{
+	static uint8_t mem[PAGE * 2] __attribute__((aligned(4096)));
+	uint8_t src[64];
+	struct pm words;
+
+	for (unsigned i = 0; i < sizeof(src); i++)
+		src[i] = (uint8_t)(i + 1);
+	pm_init(&words, mem, sizeof(mem), PM_MEMORY);
+	for (unsigned off = 64; off < 80; off++) {
+		for (unsigned len = 0; len < 40; len++) {
+			memset(mem, 0xee, 256);
+			pm_write_words(&words, off, src + len % 3, len);
+			cr_assert_arr_eq(mem + off, src + len % 3, len);
+			for (unsigned i = 0; i < 256; i++)
+				cr_assert(mem[i] == 0xee || (i >= off && i < off + len), "%u+%u: byte %u", off, len, i);
+		}
+	}
+}
+
+static struct pm words_pm;
+static bool words_over;
+
+static void *words_writer(void *arg)
+{
+	uint8_t bytes[44];
+
+	(void)arg;
+	for (unsigned i = 0; i < 200000; i++) {
+		memset(bytes, i & 1 ? 0x55 : 0xaa, sizeof(bytes));
+		pm_write_words(&words_pm, 4 + i % 2 * 4, bytes, sizeof(bytes) - 4);
+	}
+	__atomic_store_n(&words_over, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* Whoever looks at an aligned word meanwhile sees the old one or the new one, also where the range begins and ends beside
+ * words, which is where memcpy(3) stores twice. */
+Test(persist, words_are_never_seen_half_new)
+{
+	static uint8_t mem[PAGE] __attribute__((aligned(4096)));
+	const uint64_t *words = (const uint64_t *)mem;
+	pthread_t thread;
+
+	memset(mem, 0xaa, sizeof(mem));
+	pm_init(&words_pm, mem, sizeof(mem), PM_MEMORY);
+	cr_assert(!pthread_create(&thread, NULL, words_writer, NULL));
+	while (!__atomic_load_n(&words_over, __ATOMIC_ACQUIRE)) {
+		for (unsigned i = 1; i < 5; i++) {
+			uint64_t word = __atomic_load_n(&words[i], __ATOMIC_RELAXED);
+
+			cr_assert(word == 0x5555555555555555u || word == 0xaaaaaaaaaaaaaaaau, "word %u: %lx", i, word);
+		}
+	}
+	pthread_join(thread, NULL);
 }

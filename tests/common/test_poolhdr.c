@@ -81,6 +81,47 @@ Test(poolhdr, golden_bytes)
 	cr_expect_arr_eq(bytes + 4088, csum, 8);
 }
 
+/* What libpmemobj of PMDK 1.12 asks rpmem_create for, on a target with two parts: the bytes that its checks look at. The checksum
+ * was computed apart from this code. */
+Test(poolhdr, golden_bytes_of_a_pool_of_libpmemobj)
+{
+#if !defined(__x86_64__)
+	cr_skip_test("arch flags of another machine");
+#endif
+	static const uint8_t arch[16] = { 0x10, 0x73, 0x77, 0x37, 0xf7, 0x07, 0, 0, 2, 1, 0, 0, 0, 0, 62, 0 };
+	struct pool_attr attr = { .signature = "PMEMOBJ", .major = 6, .compat = 1,
+				  .incompat = POOLHDR_INCOMPAT_CKSUM_2K | POOLHDR_INCOMPAT_SDS };
+	struct poolhdr_omf hdrs[2];
+	const uint8_t *bytes = (const uint8_t *)&hdrs[0];
+
+	for (unsigned i = 0; i < 16; i++) {
+		attr.poolset_uuid[i] = (uint8_t)(0xa0 + i);
+		attr.uuid[i] = (uint8_t)(0xb0 + i);
+		attr.next_uuid[i] = (uint8_t)(0xc0 + i);
+		attr.prev_uuid[i] = (uint8_t)(0xd0 + i);
+		attr.user_flags[i] = arch[i];
+	}
+	poolhdr_fill(hdrs, 2, &attr, false, 0x61626364);
+	memcpy(hdrs[1].uuid, attr.next_uuid, 16); /* random in reality */
+	memcpy(hdrs[0].prev_part_uuid, attr.next_uuid, 16);
+	memcpy(hdrs[0].next_part_uuid, attr.next_uuid, 16);
+	poolhdr_seal(&hdrs[0]);
+	poolhdr_seal(&hdrs[1]);
+	cr_expect_arr_eq(bytes, "PMEMOBJ\0\6\0\0\0\1\0\0\0\6\0\0\0\0\0\0\0", 24);
+	cr_expect_arr_eq(bytes + 24, attr.poolset_uuid, 16);
+	cr_expect_arr_eq(bytes + 40, attr.uuid, 16);
+	cr_expect_arr_eq(bytes + 56, attr.next_uuid, 16); /* parts: a ring of two */
+	cr_expect_arr_eq(bytes + 72, attr.next_uuid, 16);
+	cr_expect_arr_eq(bytes + 88, attr.prev_uuid, 16);
+	cr_expect_arr_eq(bytes + 104, attr.next_uuid, 16);
+	cr_expect_arr_eq(bytes + 120, "\x64\x63\x62\x61\0\0\0\0", 8);
+	cr_expect_arr_eq(bytes + 128, arch, 16);
+	for (size_t i = 144; i < 4088; i++)
+		cr_assert_eq(bytes[i], 0, "byte %zu: unused, and a shutdown state that is clean", i);
+	cr_expect_eq(le64_get(hdrs[0].csum), 0xc049b82750f9a929ull);
+	cr_expect_eq(poolhdr_check(hdrs, 2, &attr), 0, "%s", errmsg_get());
+}
+
 /* Without CKSUM_2K the whole header counts, with it only the first half. */
 Test(poolhdr, checksum_covers_what_the_feature_says)
 {

@@ -91,7 +91,7 @@ Test(config, a_wrong_line_makes_the_whole_configuration_invalid)
 {
 	static const char *const lines[] = { "unknown-key = 1", "log-level", "log-level =", "= yes", "persist-apm = true",
 		"persist-general = 1", "use-syslog = YES", "log-level = loud", "idle-ms = 5", "idle-ms = 1e3", "nthreads = -1",
-		"poolset-dir = relative" };
+		"poolset-dir = relative", "persist-method = gpspm", "persist-force = 1" };
 
 	for (unsigned i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
 		struct config cfg;
@@ -203,4 +203,26 @@ Test(config, only_a_chosen_log_destination_can_fail)
 	cr_assert_eq(load(&cfg), 0);
 	cr_expect_eq(config_open_log(&cfg, false), -ENOENT);
 	cr_expect_eq(config_open_log(&cfg, true), -ENOENT);
+}
+
+Test(config, a_method_is_chosen_by_name)
+{
+	static const struct { const char *value; enum config_method want; } cases[] = {
+		{ "general", CONFIG_METHOD_GENERAL }, { "apm", CONFIG_METHOD_APM }, { "commit", CONFIG_METHOD_COMMIT },
+		{ "auto", CONFIG_METHOD_AUTO },
+	};
+	struct config cfg;
+
+	cr_assert_eq(PARSE(&cfg), 0);
+	cr_assert_eq(load(&cfg), 0);
+	cr_expect(cfg.persist_method == CONFIG_METHOD_UNSET && !cfg.persist_force);
+	for (unsigned i = 0; i < 4; i++) {
+		cr_assert_eq(PARSE(&cfg, (char *)"--persist-force", (char *)"--persist-method", (char *)cases[i].value), 0);
+		cr_assert_eq(load(&cfg), 0);
+		cr_expect(cfg.persist_method == cases[i].want && cfg.persist_force);
+	}
+	put(user_path, "persist-method = commit\npersist-force = yes\n");
+	cr_assert_eq(PARSE(&cfg), 0);
+	cr_assert_eq(load(&cfg), 0);
+	cr_expect(cfg.persist_method == CONFIG_METHOD_COMMIT && cfg.persist_force);
 }

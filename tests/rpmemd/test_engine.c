@@ -596,6 +596,66 @@ Test(engine, a_failed_fence_fails_the_engine)
 	cr_expect_eq(send_on(0, -EIO), WIRE_IO);
 }
 
+/* ---------------------------------------------------------------- findings of reviews */
+
+/* A copy put back behind what was settled: there is nothing to apply up to it, and nobody may wait for that. */
+Test(engine, a_checkpoint_beyond_the_head_of_a_copy_that_was_put_back_ends, .timeout = 20)
+{
+	struct copy_page page = *copy_page(copy);
+	struct copy_point start = copy_head(copy);
+	unsigned status;
+
+	cr_assert_eq(fill_ring(6, 0, &status), 6);
+	page.state = MEDIA_INCONSISTENT;
+	cr_assert_eq(copy_page_set(copy, &page), 0);
+	cr_assert_eq(copy_reset(copy, &start, 1), 0); /* behind the engine's back: it knows of 5 settled ones */
+	req(0, LANE_CHECKPOINT, 5);
+	cr_expect_eq(send_ok(), WIRE_OK);
+	cr_expect(!engine_idle(engine));
+	cr_expect_eq(copy_head(copy).seq, 0);
+}
+
+/* The whole record comes first, its data behind it: the last message has no piece and the record is still known. */
+Test(engine, a_whole_record_ahead_of_its_data_is_kept)
+{
+	struct rec r = record(first_blk, 1, 7);
+
+	req(0, LANE_COMMIT, r.seq);
+	piece(r.bytes, 0, r.len, r.len);
+	hdr()->flags = le16_put(LANE_MORE);
+	cr_expect_eq(send_ok(), WIRE_OK);
+	req(0, LANE_COMMIT, r.seq);
+	range(media_off(first_blk), 4096, LANE_RANGE_INLINE);
+	payload(page_of[7], 4096);
+	piece(r.bytes, r.len, 0, r.len);
+	cr_expect_eq(send_ok(), WIRE_OK);
+	cr_expect_eq(le64_get(ack.head_seq), 1);
+	cr_expect(block_is(first_blk, 7));
+}
+
+static bool user_fails;
+
+static int fail_user(enum pm_point point)
+{
+	return point == PM_POINT_USER && user_fails ? -EIO : 0;
+}
+
+/* A lane must not call durable what the kernel told another one is lost: one failed msync ends all. */
+Test(engine, a_failed_msync_of_a_plain_pool_fails_every_lane)
+{
+	pm.domain = PM_FILE;
+	pm.fail = fail_user;
+	plain_engine(false, false);
+	cr_expect_eq(write_req(LANE_WRITE, 8192, 0), WIRE_OK);
+	user_fails = true;
+	cr_expect_eq(write_req(LANE_WRITE, 8192, -EIO), WIRE_IO);
+	user_fails = false;
+	req(1, LANE_WRITE, 0);
+	range(16384, 64, LANE_RANGE_ZERO);
+	cr_expect_eq(send_on(1, -EIO), WIRE_IO);
+	pm.domain = PM_MEMORY;
+}
+
 /* ---------------------------------------------------------------- hostile messages */
 
 /* Every byte of a good commit changed to some values, sealed again: answered somehow, and only good commits move head. */

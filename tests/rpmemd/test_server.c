@@ -360,3 +360,116 @@ Test(server, a_replacing_create_without_lanes_loses_nothing)
 	close_session();
 	server.bind_address = NULL;
 }
+
+/* ---------------------------------------------------------------- plain sessions */
+
+static unsigned open_lanes(unsigned type, uint32_t flags, uint32_t idle_ms)
+{
+	struct ctl_msg m = { .type = (uint16_t)type, .u.open = { .flags = flags, .lanes = 2, .provider = "tcp",
+		.idle_ms = idle_ms, .set_name = "a.set" } };
+
+	if (type == CTL_CREATE) {
+		m.u.open.has_attr = 1;
+		m.u.open.attr.major = 1;
+		strcpy((char *)m.u.open.attr.signature, "OTHER");
+	}
+	return ask(&m, &answer);
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static bool part_there(void)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/part", base);
+	return !access(path, F_OK);
+}
+
+Test(server, patience_is_granted_up_to_the_configurations)
+{
+	static const struct { uint32_t asked, granted; } cases[] = { { 0, 1000 }, { 500, 500 }, { 1, 100 }, { 5000, 1000 } };
+
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(open_lanes(CTL_CREATE, CTL_OPEN_NO_LANES, 0), WIRE_OK);
+	close_session();
+	for (unsigned i = 0; i < 4; i++) {
+		start();
+		cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+		cr_assert_eq(open_lanes(CTL_OPEN, CTL_OPEN_NO_LANES, cases[i].asked), WIRE_OK);
+		cr_expect_eq(answer.u.session.idle_ms, cases[i].granted);
+		close_session();
+	}
+}
+
+/* PINGs keep it alive for far longer than silence would, and then silence ends it. */
+Test(server, a_silent_plain_session_ends_and_a_ping_is_a_sign_of_life)
+{
+	uint64_t from;
+
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(open_lanes(CTL_CREATE, CTL_OPEN_NO_LANES, 400), WIRE_OK);
+	for (unsigned i = 0; i < 10; i++) {
+		usleep(100000);
+		cr_assert_eq(ask_plain(CTL_PING), WIRE_OK);
+	}
+	from = now_ms();
+	cr_expect_eq(ended(), -ETIMEDOUT);
+	cr_expect_geq(now_ms() - from, 380);
+	cr_expect(part_there());
+}
+
+/* Silence on the control channel is none of a file system's session, whose lanes are heard instead. */
+Test(server, a_silent_session_of_a_file_system_stays)
+{
+	config.idle_ms = 200;
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(open_pool(CTL_CREATE, CTL_OPEN_FS), WIRE_OK);
+	usleep(600000);
+	cr_expect_eq(ask_plain(CTL_PING), WIRE_OK);
+	close_session();
+	config.idle_ms = 1000;
+}
+
+/* A pool made for lanes by an initiator that never said another word is not left behind. */
+Test(server, a_pool_nobody_knows_of_is_removed_again)
+{
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(open_lanes(CTL_CREATE, 0, 0), WIRE_OK);
+	cr_assert(part_there());
+	shutdown(peer, SHUT_RDWR);
+	cr_expect_eq(ended(), 0);
+	cr_expect(!part_there());
+	start();
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(open_lanes(CTL_CREATE, 0, 0), WIRE_OK);
+	cr_assert_eq(ask_plain(CTL_PING), WIRE_OK);
+	shutdown(peer, SHUT_RDWR);
+	cr_expect_eq(ended(), 0);
+	cr_expect(part_there());
+}
+
+Test(server, only_plain_sessions_are_replaced_by_number_and_only_by_an_open)
+{
+	struct ctl_msg m = { .type = CTL_OPEN, .u.open = { .flags = CTL_OPEN_NO_LANES, .session_before = 5,
+		.set_name = "a.set" } };
+
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(open_pool(CTL_CREATE, 0), WIRE_OK);
+	close_session();
+	start();
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	m.u.open.flags = CTL_OPEN_NO_LANES | CTL_OPEN_FS;
+	cr_expect_eq(ask(&m, &answer), WIRE_BAD_ARG);
+	m.u.open.flags = CTL_OPEN_NO_LANES | CTL_OPEN_TAKEOVER;
+	cr_expect_eq(ask(&m, &answer), WIRE_BAD_ARG);
+	m.u.open.flags = CTL_OPEN_NO_LANES;
+	cr_expect_eq(ask(&m, &answer), WIRE_OK, "nobody holds it any more");
+	close_session();
+}

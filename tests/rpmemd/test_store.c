@@ -312,3 +312,143 @@ Test(store, a_sparse_pool_takes_no_space_before_it_is_used)
 	cr_expect_eq(st.st_size, 8 << 20);
 	cr_expect_lt(st.st_blocks, 256);
 }
+
+/* ---------------------------------------------------------------- what a create leaves */
+
+/* A session's end by number: see test_program for the real thing. Here: nobody's mark is everybody's refusal. */
+Test(store, a_session_is_ended_only_by_the_number_it_shows)
+{
+	struct ctl_open r = request("a.set");
+	struct stored s;
+	int status, mark;
+	pid_t pid;
+
+	cr_assert_eq(create("a.set"), 0);
+	mark = takeover_mark(0x1122334455667788);
+	cr_assert_geq(mark, 0);
+	pid = holder(false); /* inherits the mark */
+	close(mark);
+	r.session_before = 0x1122334455667789;
+	cr_expect_eq(store_open(dir, &r, &s), -EBUSY);
+	cr_expect(strstr(errmsg_get(), "another session"), "%s", errmsg_get());
+	cr_expect_eq(waitpid(pid, &status, WNOHANG), 0);
+	cr_assert(!kill(pid, SIGSTOP));
+	r.session_before = 0x1122334455667788;
+	cr_assert_eq(store_open(dir, &r, &s), 0, "%s", errmsg_get());
+	store_close(&s);
+	cr_expect_eq(waitpid(pid, &status, WNOHANG), pid);
+}
+
+static void file_put(const char *path, size_t size, size_t at, int byte)
+{
+	FILE *f = fopen(path, "w");
+
+	cr_assert(f);
+	if (size)
+		cr_assert(!fseek(f, (long)size - 1, SEEK_SET) && fputc(0, f) == 0);
+	if (byte)
+		cr_assert(!fseek(f, (long)at, SEEK_SET) && fputc(byte, f) == byte);
+	cr_assert(!fclose(f));
+}
+
+static long file_size(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) ? -1 : (long)st.st_size;
+}
+
+static bool header_zero(const char *path)
+{
+	uint8_t page[4096], zero[4096] = { 0 };
+	int fd = open(path, O_RDONLY);
+	ssize_t n = pread(fd, page, sizeof(page), 0);
+
+	close(fd);
+	return n == (ssize_t)sizeof(page) && !memcmp(page, zero, sizeof(page));
+}
+
+/* A create that is given up leaves each part as it was: missing, empty, or full of zeros. */
+Test(store, a_discarded_create_leaves_the_users_files)
+{
+	struct ctl_open r = request("three.set");
+	char text[400], missing[80], empty[80], zeros[80];
+	struct stored s;
+
+	path_of(missing, sizeof(missing), "missing");
+	path_of(empty, sizeof(empty), "empty");
+	path_of(zeros, sizeof(zeros), "zeros");
+	snprintf(text, sizeof(text), "PMEMPOOLSET\n4M %s\n4M %s\n4M %s\n", zeros, missing, empty);
+	put("pools/three.set", text);
+	file_put(empty, 0, 0, 0);
+	file_put(zeros, 4 << 20, 0, 0);
+	cr_assert_eq(store_create(dir, &r, &s), 0, "%s", errmsg_get());
+	cr_expect(!header_zero(zeros) && !header_zero(missing) && !header_zero(empty));
+	store_discard(&s);
+	cr_expect_eq(file_size(missing), -1);
+	cr_expect_eq(file_size(empty), 0);
+	cr_expect_eq(file_size(zeros), 4 << 20);
+	cr_expect(header_zero(zeros));
+	cr_expect_eq(create("three.set"), 0, "%s", errmsg_get());
+}
+
+/* A librpmem pool is made over a file whose first 4 KiB are zero, as it always was; a file system's wants all of it. */
+Test(store, a_part_is_empty_when_its_header_is)
+{
+	struct ctl_open fs = request("a.set");
+	struct stored s;
+
+	memcpy(fs.attr.signature, POOLHDR_FS_SIGNATURE, 8);
+	fs.flags = CTL_OPEN_FS;
+	file_put(part, 8 << 20, 5000, 'x');
+	cr_expect_eq(store_create(dir, &fs, &s), -EEXIST);
+	cr_expect_eq(create("a.set"), 0, "%s", errmsg_get());
+	file_put(part, 8 << 20, 4095, 'x');
+	cr_expect_eq(create("a.set"), -EEXIST);
+	put_set("pools/nohdrs.set", "OPTION NOHDRS\n", "8M");
+	fs = request("nohdrs.set");
+	fs.has_attr = 0;
+	memset(&fs.attr, 0, sizeof(fs.attr));
+	cr_expect_eq(store_create(dir, &fs, &s), -EEXIST);
+	cr_expect_eq(file_size(part), 8 << 20);
+}
+
+/* A directory as part: its first file has PMDK's name. */
+Test(store, a_directory_is_a_part)
+{
+	struct ctl_open r = request("dir.set");
+	char path[128], text[256];
+	struct stored s;
+
+	path_of(path, sizeof(path), "parts");
+	cr_assert(!mkdir(path, 0700));
+	snprintf(text, sizeof(text), "PMEMPOOLSET\nOPTION SINGLEHDR\n8M %s\n", path);
+	put("pools/dir.set", text);
+	r.attr.incompat = POOLHDR_INCOMPAT_SINGLEHDR;
+	cr_assert_eq(store_create(dir, &r, &s), 0, "%s", errmsg_get());
+	path_of(path, sizeof(path), "parts/000000.pmem");
+	cr_expect_eq(file_size(path), 8 << 20);
+	store_close(&s);
+	cr_assert_eq(store_open(dir, &r, &s), 0);
+	cr_expect_eq(store_remove(dir, "dir.set", 0), -EBUSY);
+	store_close(&s);
+	cr_expect_eq(store_remove(dir, "dir.set", 0), 0);
+	cr_expect_eq(file_size(path), -1);
+}
+
+/* The holder is told by inode and device; another file with the same inode number is not it. */
+Test(store, a_lock_is_found_by_file_not_by_inode_alone)
+{
+	pid_t pid, found = 0;
+	struct stat st;
+
+	cr_assert_eq(create("a.set"), 0);
+	pid = holder(false);
+	cr_assert(!stat(part, &st));
+	cr_expect_eq(pool_lock_holder(&st, &found), 1);
+	cr_expect_eq(found, pid);
+	st.st_dev ^= 1;
+	cr_expect_eq(pool_lock_holder(&st, &found), 0);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
