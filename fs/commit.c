@@ -513,18 +513,28 @@ int fs_timeout_ms(const struct fs *fs)
 	return fs->background_ns <= now ? 0 : (int)((fs->background_ns - now) / 1000000u + 1);
 }
 
+static bool checkpoint_wanted(const struct fs *fs)
+{
+	return copy_ring_used(fs->copy) > fs->geom.ring_bytes / CHECKPOINT_START_SHARE;
+}
+
+bool fs_idle_wanted(const struct fs *fs)
+{
+	return !fs->failed && !fs->cfg.read_only && (fs->reclaim.n != 0 || checkpoint_wanted(fs));
+}
+
 bool fs_idle(struct fs *fs)
 {
 	bool more = false;
 
-	if (fs->failed || fs->cfg.read_only)
+	if (!fs_idle_wanted(fs))
 		return false;
 	if (fs->reclaim.n) {
 		more = orphans_step(fs);
 		if (!more)
 			fs_commit_soon(fs); /* the space is free with the commit */
 	}
-	if (!fs->failed && copy_ring_used(fs->copy) > fs->geom.ring_bytes / CHECKPOINT_START_SHARE) {
+	if (!fs->failed && checkpoint_wanted(fs)) {
 		uint64_t tail = copy_tail(fs->copy).seq;
 
 		(void)commit_checkpoint(fs, CHECKPOINT_STEP_BYTES);

@@ -89,6 +89,8 @@ bool fs_busy(const struct fs *fs);
 int fs_timeout_ms(const struct fs *fs);
 /* Bounded background work (checkpoint step, orphan step) while idle; true when there is more. */
 bool fs_idle(struct fs *fs);
+/* Whether it may find something to do. Cheap: asked after every request. */
+bool fs_idle_wanted(const struct fs *fs);
 
 /* Waits for everything of the inode: links its stream, commits the running metadata of everyone. datasync is advice only.
  * 0: the waiter was taken. Else nothing was taken: -EAGAIN; -EIO/-ENOSPC: an earlier WRITE of the inode failed and was

@@ -28,6 +28,7 @@
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
+#include "errmsg.h"
 #include "log.h"
 
 #define READ_ROUNDS 4u         /* while busy the FUSE descriptor is read every so many rounds ... */
@@ -171,8 +172,10 @@ static bool serve(struct loop *loop)
 		return false;
 	}
 	fuse_session_process_buf(front->session, &loop->buf);
-	loop->idle_work = loop->active = true;
-	if (front->ready && !loop->told) {
+	loop->active = true;
+	/* a parked one may wait for what an idle step frees */
+	loop->idle_work |= front->parked_count > 0 || fs_idle_wanted(front->fs);
+	if (front->ready && !loop->told && !loop->leaving) {
 		loop->told = true;
 		loop->cfg->ready(loop->cfg->ctx);
 	}
@@ -419,6 +422,8 @@ int loop_run(struct front *front, const struct loop_cfg *cfg)
 	if (loop.leaving)
 		pthread_join(loop.unmounter, NULL);
 	err = finish(front);
+	if (err == 0 && !loop.told)
+		err = errmsg_set(-EINTR, "%s: unmounted, or ended by a signal, before it answered", front->mountpoint);
 	free(loop.buf.mem);
 close_signal:
 	if (loop.idle_fd >= 0)

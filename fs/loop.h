@@ -16,7 +16,7 @@ void loop_block_signals(void);
 
 /* Serves until the file system is unmounted (by whomever) or SIGTERM/SIGINT, which unmounts it. Then commits everything,
  * waiting at most front->timeout_ms, and brings the pool up to date. The session stays the caller's to destroy. 0; -EIO:
- * not everything could be committed; else errors of the set-up. */
+ * not everything could be committed; -EINTR: ended before cfg->ready was called; else errors of the set-up. */
 int loop_run(struct front *front, const struct loop_cfg *cfg);
 
 #endif

@@ -205,6 +205,34 @@ Test(file, unlinked_open_file_lives_until_closed, .init = setup, .fini = teardow
 	cr_expect_eq(fs_getattr(rig.fs, ino, &st, NULL), -ESTALE);
 }
 
+/* Who serves requests asks after each whether an idle moment is worth waiting for: not after reading, nor after changes that
+ * leave nothing behind. */
+Test(file, idle_work_is_wanted_only_when_there_is_some, .init = setup, .fini = teardown)
+{
+	uint8_t buf[4096] = { 1 };
+	size_t got;
+
+	cr_expect_not(fs_idle_wanted(rig.fs));
+	put(0, buf, sizeof(buf));
+	cr_assert_eq(fs_read(rig.fs, ino, 0, buf, sizeof(buf), &got), 0);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	cr_expect_not(fs_idle_wanted(rig.fs));
+	cr_assert_eq(CORE_RIG_TRY(&rig, fs_unlink(rig.fs, FS_ROOT_INO, "f")), 0);
+	cr_expect_not(fs_idle_wanted(rig.fs), "it is open");
+	fs_released(rig.fs, ino);
+	cr_expect(fs_idle_wanted(rig.fs), "an orphan");
+	while (fs_idle(rig.fs) || fs_poll(rig.fs))
+		;
+	cr_expect_not(fs_idle_wanted(rig.fs));
+	make_file();
+	for (unsigned i = 0; i < 100000 && !fs_idle_wanted(rig.fs); i++) {
+		buf[0]++;
+		put(0, buf, sizeof(buf));
+		cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	}
+	cr_expect(fs_idle_wanted(rig.fs), "a ring that fills");
+}
+
 Test(file, unlinked_open_file_is_reclaimed_after_a_crash, .init = setup, .fini = teardown)
 {
 	struct stat st;
