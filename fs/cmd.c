@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <mntent.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 #include "errmsg.h"
 
@@ -85,15 +87,36 @@ const char *cmd_rpmemd(const struct poolset *set)
 
 /* ---------------------------------------------------------------- the local copy */
 
+/* Whether a mount of the pool is there, and where. */
+static bool pool_mounted(const char *pool, char *where, size_t size)
+{
+	FILE *mounts = setmntent("/proc/self/mounts", "re");
+	struct mntent entry;
+	char line[2 * PATH_MAX];
+	bool found = false;
+
+	while (mounts != NULL && !found && getmntent_r(mounts, &entry, line, sizeof(line)) != NULL)
+		found = strcmp(entry.mnt_type, "fuse.rpmemfs") == 0 && strcmp(entry.mnt_fsname, pool) == 0;
+	if (found)
+		snprintf(where, size, "%s", entry.mnt_dir);
+	if (mounts != NULL)
+		endmntent(mounts);
+	return found;
+}
+
 static int explain(const char *path, int err)
 {
+	char where[PATH_MAX];
+
 	switch (err) {
 	case -ENOENT:
 		return errmsg_set(err, "%s\n  is the pool made (rpmemfs mkfs %s), or its local part lost (rpmemfs restore %s)?",
 				  errmsg_get(), path, path);
 	case -EBUSY:
-		return errmsg_set(err, "%s\n  it is mounted, or a command works on it; rpmemfs status MOUNTPOINT shows a mount",
-				  errmsg_get());
+		if (pool_mounted(path, where, sizeof(where)))
+			return errmsg_set(err, "%s\n  it is mounted on %s; rpmemfs status %s shows how it is", errmsg_get(), where,
+					  where);
+		return errmsg_set(err, "%s\n  a mount that is ending, one elsewhere, or a command works on it", errmsg_get());
 	case -EINVAL: /* headers that do not fit */
 	case -EBADMSG:
 	case -EMEDIUMTYPE:
@@ -114,12 +137,40 @@ static int local_check(const struct cmd_local *local)
 			  "  run rpmemfs restore %s again: it goes on where it was", path, path);
 }
 
-int cmd_local_open(const struct poolset *set, struct cmd_local *local)
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* umount(2) does not wait for a FUSE daemon: the last one may still be at it, in an outage of its replicas as long as its
+ * --timeout. That of a mount which is there is not waited for longer than an ending one takes to be gone. */
+static int pool_await(const struct poolset *set, uint64_t finish_ms, struct pool **pool)
+{
+	uint64_t until = now_ms() + finish_ms;
+	char where[PATH_MAX];
+	int err = pool_open(set, 0, POOL_NOWAIT_LOCK, pool);
+
+	if (err == -EBUSY && !pool_mounted(set->path, where, sizeof(where)))
+		cmd_error("%s; waiting: an earlier mount that ends commits its last changes first", errmsg_get());
+	while (err == -EBUSY) {
+		bool last = now_ms() >= until || pool_mounted(set->path, where, sizeof(where));
+
+		err = pool_open(set, 0, 0, pool);
+		if (last)
+			break;
+	}
+	return err;
+}
+
+int cmd_local_open(const struct poolset *set, uint64_t finish_ms, struct cmd_local *local)
 {
 	int err;
 
 	*local = (struct cmd_local){ .set = set };
-	err = pool_open(set, 0, 0, &local->pool);
+	err = pool_await(set, finish_ms, &local->pool);
 	if (err == 0)
 		err = copy_open(&local->pool->pm, false, &local->copy);
 	if (err == 0)

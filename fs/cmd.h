@@ -45,8 +45,10 @@ struct cmd_local {
 	struct pm private_pm;
 };
 
-/* Locks, maps and opens it for a mount. Errors with errmsg, which says what to do; nothing is left open. */
-int cmd_local_open(const struct poolset *set, struct cmd_local *local);
+/* Locks, maps and opens it for a mount. While somebody else works on it without it being mounted, that is waited for at least
+ * finish_ms, so long as an earlier mount may need to end, and stderr says so. Errors with errmsg, which says what to do;
+ * nothing is left open. */
+int cmd_local_open(const struct poolset *set, uint64_t finish_ms, struct cmd_local *local);
 /* For looking only: the files are not changed; records that wait in the ring are replayed in a private mapping of them.
  * *waiting: how many records there are. */
 int cmd_local_look(const struct poolset *set, struct cmd_local *local, uint64_t *waiting);

@@ -5,16 +5,23 @@
  *           the kernel's first request answered: byte 0 to the parent, standard streams let go
  *
  * Until that byte the child's messages go to the caller's stderr, so that a mount that fails says why where it was asked
- * for; afterwards they go to the log. The fork comes first of all: links have threads. */
+ * for; afterwards they go to the log. The fork comes first of all: links have threads.
+ *
+ * SIGTERM and SIGINT are blocked in every thread, for the loop takes them from a descriptor. Until there is something to
+ * unmount a thread of its own takes them: nothing is lost by leaving at once, whatever the start is waiting for, and the pool
+ * is as after a power failure at worst. When the parent dies first, the child gets a SIGTERM, until the mount answers. */
 #include "cmd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "errmsg.h"
@@ -214,6 +221,7 @@ static void on_ready(void *ctx)
 	log_info("%s: mounted on %s", m->args->pool, m->args->mountpoint);
 	if (m->args->foreground)
 		return;
+	(void)prctl(PR_SET_PDEATHSIG, 0);
 	(void)setsid(); /* never fails: a forked child leads no group */
 	if (chdir("/") != 0)
 		log_warn("chdir /: %s", strerror(errno));
@@ -243,6 +251,24 @@ __attribute__((format(printf, 2, 0))) static void log_fuse(enum fuse_log_level l
 	log_write(level <= FUSE_LOG_ERR ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "libfuse: %s", line);
 }
 
+/* Ends the process with the first signal. */
+static void *watch_signals(void *arg)
+{
+	struct mount *m = arg;
+	sigset_t set;
+	int number;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	if (sigwait(&set, &number) != 0)
+		return NULL;
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	cmd_error("%s: signal %d (%s): not mounted", m->args->pool, number, strsignal(number));
+	tell_parent(m, CMD_FAILED);
+	_exit(CMD_FAILED);
+}
+
 /* Local copy, replicas and core, ready to serve. */
 static int start_core(struct mount *m)
 {
@@ -254,7 +280,7 @@ static int start_core(struct mount *m)
 	struct fs_cfg fc = {
 		.repl = &replication_ops, .push_bytes_min = FS_PUSH_BYTES_MIN, .background_ms = (uint32_t)args->background_ms,
 	};
-	int err = cmd_local_open(m->set, &m->local);
+	int err = cmd_local_open(m->set, args->timeout_ms, &m->local);
 
 	if (err == 0)
 		err = replication_epoch(m->local.copy, &rc.epoch);
@@ -268,6 +294,20 @@ static int start_core(struct mount *m)
 	if (err == 0)
 		err = fs_open(m->local.copy, &fc, &m->fs);
 	return err != 0 ? err : replication_start(m->repl, m->fs);
+}
+
+/* The same, as long as a signal leaves it. */
+static int start_watched(struct mount *m)
+{
+	pthread_t watch;
+	int err = pthread_create(&watch, NULL, watch_signals, m);
+
+	if (err != 0)
+		return -err;
+	err = start_core(m);
+	pthread_cancel(watch);
+	pthread_join(watch, NULL);
+	return err;
 }
 
 static int session_new(struct mount *m)
@@ -357,7 +397,7 @@ static int mount_run(const struct mount_args *args, int parent_fd)
 	loop_block_signals();
 	err = poolset_read(args->pool, &m.set);
 	if (err == 0)
-		err = start_core(&m);
+		err = start_watched(&m);
 	if (err == 0)
 		err = serve(&m);
 	if (err != 0)
@@ -386,8 +426,8 @@ static int await_daemon(int fd, pid_t child)
 
 static int mount_background(const struct mount_args *args)
 {
+	pid_t child, parent = getpid();
 	int fds[2];
-	pid_t child;
 
 	if (pipe2(fds, O_CLOEXEC) != 0)
 		return cmd_failed(-errno);
@@ -397,6 +437,9 @@ static int mount_background(const struct mount_args *args)
 		return cmd_failed(-errno);
 	if (child == 0) {
 		close(fds[0]);
+		loop_block_signals();
+		if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != parent)
+			_exit(CMD_FAILED);
 		_exit(mount_run(args, fds[1]));
 	}
 	close(fds[1]);

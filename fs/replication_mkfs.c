@@ -78,6 +78,16 @@ int replication_plan(
 
 /* ---------------------------------------------------------------- creating */
 
+/* A target gets space behind every byte before it answers CREATE: memory has to be zeroed, a slow disk written. So the time it
+ * is given grows with the pool: 250 MiB a second is below what both do. */
+static uint32_t create_ms(const struct replication_cfg *cfg, uint64_t bytes)
+{
+	uint64_t ms = cfg->connect_ms ? cfg->connect_ms : REPL_CONNECT_MS_DEFAULT;
+
+	ms += bytes >> 18;
+	return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
+}
+
 static int links_open(
 	struct replication_made *m, const struct replication_cfg *cfg, const struct pool_attr *attr, uint64_t bytes, bool replace)
 {
@@ -86,7 +96,7 @@ static int links_open(
 		.command = cfg->command,
 		.lanes = 1,
 		.notice_ms = cfg->notice_ms ? cfg->notice_ms : REPL_NOTICE_MS_DEFAULT,
-		.connect_ms = cfg->connect_ms ? cfg->connect_ms : REPL_CONNECT_MS_DEFAULT,
+		.connect_ms = create_ms(cfg, bytes),
 		.open_flags = (replace ? CTL_OPEN_REPLACE : 0) | (cfg->sparse ? CTL_OPEN_SPARSE : 0),
 		.create = true,
 		.attr = attr,

@@ -127,6 +127,39 @@ Test(mkfs, a_failed_mkfs_leaves_no_local_parts)
 	cr_expect_eq(mkfs("--force"), CMD_OK);
 }
 
+static uint32_t given_ms;
+
+static int open_timed(const struct poolset_replica *replica, const struct repl_cfg *rc, struct repl_link **out)
+{
+	(void)replica, (void)out;
+	cr_assert(rc->create);
+	given_ms = rc->connect_ms;
+	return -ENOTCONN;
+}
+
+/* To get space behind a large pool takes longer than to connect. */
+Test(mkfs, a_large_replica_is_given_time_to_get_its_space)
+{
+	static const struct {
+		uint64_t bytes;
+		uint32_t asked_ms, ms;
+	} table[] = {
+		{ 0, 0, REPL_CONNECT_MS_DEFAULT }, { 1ull << 32, 0, REPL_CONNECT_MS_DEFAULT + 16384 },
+		{ 1ull << 40, 5000, 5000 + (4u << 20) }, { UINT64_MAX, 0, UINT32_MAX },
+	};
+	struct replication_made *made = NULL;
+	struct poolset *set;
+
+	cr_assert_eq(poolset_read(set_path, &set), 0);
+	for (unsigned i = 0; i < sizeof(table) / sizeof(*table); i++) {
+		const struct replication_cfg cfg = { .connect_ms = table[i].asked_ms, .link_open = open_timed };
+
+		cr_expect_eq(replication_make(set, &cfg, table[i].bytes, false, &made), -ENOTCONN);
+		cr_expect_eq(given_ms, table[i].ms, "%llu bytes", (unsigned long long)table[i].bytes);
+	}
+	poolset_free(set);
+}
+
 /* Raises the fence of a replica, as a promotion elsewhere does. */
 static void fence(const struct poolset_replica *replica, uint64_t epoch)
 {
@@ -147,7 +180,7 @@ static int compare(const struct poolset *set)
 	struct replication *r;
 	int err;
 
-	cr_assert_eq(cmd_local_open(set, &local), 0, "%s", errmsg_get());
+	cr_assert_eq(cmd_local_open(set, 0, &local), 0, "%s", errmsg_get());
 	cr_assert_eq(replication_epoch(local.copy, &cfg.epoch), 0, "%s", errmsg_get());
 	cr_assert_eq(replication_open(set, &cfg, &r), 0, "%s", errmsg_get());
 	replication_wait(r, 30000);

@@ -132,6 +132,60 @@ test_waiting_fsync_can_be_killed() {
 	fs_umount p
 }
 
+second_passed() {
+	[ "$SECONDS" -ge "$1" ]
+}
+
+# Unmounted in an outage, the daemon waits for the replica as long as its --timeout: the next mount says so and waits as well.
+test_mount_waits_for_an_unmounted_one() {
+	local next late
+	fs_mount p --timeout 60000 --notice 500 --background 3600000
+	echo waits >"$m/waits"
+	lose_replica
+	await "the loss to show" not_as_configured
+	umount "$m"
+	fs_mount p --timeout 60000 &
+	next=$!
+	await "a word about it" grep "in use by process.*waiting" "$WORK/p/mount.log"
+	late=$((SECONDS + 12))
+	await "longer than any lock is waited for" second_passed $late
+	kill -0 $next
+	replica_gate open
+	wait $next
+	expect_eq content "$(cat "$m/waits")" waits
+	as_configured
+	fs_umount p
+}
+
+# mount_deaf SIGNAL PATTERN: a signal to the process of that name while its replica's daemon does not say a word
+mount_deaf() {
+	local pid begin status=0
+	printf '#!/bin/sh\nexec cat >/dev/null\n' >"$WORK/deaf"
+	chmod +x "$WORK/deaf"
+	RPMEM_CMD="$WORK/deaf" "$BUILD/rpmemfs" mount "$WORK/p/pool.set" "$m" >"$WORK/deaf.out" 2>&1 &
+	pid=$!
+	await "the daemon to be started" pgrep -P "$(pgrep -P $pid || echo 1)"
+	begin=${EPOCHREALTIME/./}
+	if [ "$2" = child ]; then kill -s "$1" "$(pgrep -P $pid)"; else kill -s "$1" $pid; fi
+	wait $pid || status=$?
+	expect_le "microseconds to the end" $((${EPOCHREALTIME/./} - begin)) 3000000
+	[ $status -ne 0 ]
+	AWAIT_S=3 await "end of the processes" no_process p/
+	expect_exit any "" mountpoint -q "$m"
+}
+
+# Until it is mounted a signal ends it at once, whatever it waits for, and nobody is told that it is mounted.
+test_signal_while_connecting() {
+	mount_deaf TERM child
+	grep "signal 15.*not mounted" "$WORK/deaf.out"
+	mount_deaf INT child
+	grep "signal 2.*not mounted" "$WORK/deaf.out"
+	mount_deaf TERM parent
+	fs_mount p
+	as_configured
+	fs_umount p
+}
+
 # Its memory goes before its last mapping is written back: only the end of its state tells.
 is_gone() {
 	[ ! -e "/proc/$1" ] || grep -q '^State:.Z' "/proc/$1/status"
