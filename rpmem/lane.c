@@ -100,6 +100,12 @@ static int answer_read(struct lane *lane, const struct lane_sent *sent, const vo
 	return read_arrived(lane, &lane->ops[sent->op_idx], len);
 }
 
+/* A request that could not be read is answered without its operation. */
+static bool answer_fits(const struct lane_ack_msg *ack, const struct lane_sent *sent)
+{
+	return le16_get(ack->op) == sent->op || (!le16_get(ack->op) && le16_get(ack->status) == WIRE_BAD_PROTO);
+}
+
 static int answer_take(struct lane *lane, const void *buf, size_t len)
 {
 	const struct lane_sent *sent;
@@ -114,6 +120,9 @@ static int answer_take(struct lane *lane, const void *buf, size_t len)
 				  lane->seq_acked);
 	lane->seq_acked++;
 	sent = &lane->sent[lane->seq_acked % lane->window];
+	if (!answer_fits(&ack, sent))
+		return errmsg_set(-EPROTO, "lane %u: answer %" PRIu64 " is to operation %u, the request was %u", lane->index,
+				  lane->seq_acked, le16_get(ack.op), sent->op);
 	status = le16_get(ack.status);
 	if (!lane_op_is_upkeep(sent->op))
 		lane->news.round_trips++;
