@@ -203,18 +203,26 @@ $(BUILD)/fuzz/seeds: $(call obj,tests/fuzz/seeds $(COMMON))
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 # ---------------------------------------------------------------- bench
-# The programs that stand beside the file system as its limit; they share no code with it and link libfabric.
-BENCH := $(BUILD)/bench/floor_fs $(BUILD)/bench/fabread $(BUILD)/bench/fsbench
+# The programs that stand beside the file system and the library as their limit (floor_fs, fabread, fabloop) share no code
+# with them and link libfabric; those that measure use what they measure from outside.
+BENCH := $(BUILD)/bench/floor_fs $(BUILD)/bench/fabread $(BUILD)/bench/fsbench $(BUILD)/bench/fabloop
 BENCH_LIBS = $(shell pkg-config --libs fuse3 libfabric)
 
-$(BUILD)/bench/floor_fs $(BUILD)/bench/fabread: $(call obj,tests/bench/peer)
+$(BUILD)/bench/floor_fs $(BUILD)/bench/fabread $(BUILD)/bench/fabloop: $(call obj,tests/bench/peer)
+$(BUILD)/bench/fabloop $(BUILD)/bench/rpmembench: $(call obj,tests/bench/meter)
 $(BENCH): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o
 	@mkdir -p $(@D)
 	$(if $(Q),@echo "  LD    $@")
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(BENCH_LIBS)
 
-bench: all $(BENCH)
+$(BUILD)/bench/rpmembench: $(call obj,tests/bench/rpmembench) $(BUILD)/$(LIBRARY_FILE)
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -ldl -Wl,-rpath,'$$ORIGIN/..'
+
+bench: all $(BENCH) $(BUILD)/bench/rpmembench
 	tests/bench/run $(BUILD)
+	tests/bench/run_rpmem $(BUILD)
 
 # ---------------------------------------------------------------- lint
 # cppcheck reads no system headers: what it must know of them is in scripts/cppcheck.cfg. clang-tidy: see .clang-tidy.
