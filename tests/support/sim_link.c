@@ -254,7 +254,7 @@ static void peer_fill(struct sim_link *l)
 static enum repl_state session_begin(struct sim_link *l)
 {
 	struct sim_target *t = l->target;
-	struct engine_cfg cfg = { .pm = &t->pm, .floor = MEDIA_BLOCK_BYTES };
+	struct engine_cfg cfg = { .pm = &t->pm, .floor = MEDIA_BLOCK_BYTES, .fs = true };
 	int err;
 
 	if (t->unreachable)
