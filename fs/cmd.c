@@ -91,16 +91,17 @@ const char *cmd_rpmemd(const struct poolset *set)
 static bool pool_mounted(const char *pool, char *where, size_t size)
 {
 	FILE *mounts = setmntent("/proc/self/mounts", "re");
+	char line[2 * PATH_MAX], *absolute = realpath(pool, NULL);
 	struct mntent entry;
-	char line[2 * PATH_MAX];
 	bool found = false;
 
-	while (mounts != NULL && !found && getmntent_r(mounts, &entry, line, sizeof(line)) != NULL)
-		found = strcmp(entry.mnt_type, "fuse.rpmemfs") == 0 && strcmp(entry.mnt_fsname, pool) == 0;
+	while (mounts != NULL && absolute != NULL && !found && getmntent_r(mounts, &entry, line, sizeof(line)) != NULL)
+		found = strcmp(entry.mnt_type, "fuse.rpmemfs") == 0 && strcmp(entry.mnt_fsname, absolute) == 0;
 	if (found)
 		snprintf(where, size, "%s", entry.mnt_dir);
 	if (mounts != NULL)
 		endmntent(mounts);
+	free(absolute);
 	return found;
 }
 
@@ -206,7 +207,7 @@ static int map_private(struct cmd_local *local)
 	return 0;
 }
 
-int cmd_local_look(const struct poolset *set, struct cmd_local *local, uint64_t *waiting)
+static int local_look(const struct poolset *set, struct cmd_local *local, uint64_t *waiting)
 {
 	int err;
 
@@ -246,4 +247,25 @@ void cmd_local_close(struct cmd_local *local)
 		munmap(local->private_base, local->pool->pm.len);
 	pool_close(local->pool);
 	*local = (struct cmd_local){ .set = NULL };
+}
+
+int cmd_look(int argc, char **argv, int (*look)(const struct cmd_local *local, uint64_t waiting))
+{
+	struct cmd_local local;
+	struct poolset *set;
+	uint64_t waiting;
+	int result;
+
+	if (argc != 2 || argv[1][0] == '-')
+		return cmd_usage("POOLSET");
+	result = poolset_read(argv[1], &set);
+	if (result != 0)
+		return cmd_failed(result);
+	result = local_look(set, &local, &waiting);
+	if (result == 0) {
+		result = look(&local, waiting);
+		cmd_local_close(&local);
+	}
+	poolset_free(set);
+	return result < 0 ? cmd_failed(result) : result;
 }

@@ -41,7 +41,7 @@ struct cmd_local {
 	const struct poolset *set;
 	struct pool *pool;
 	struct copy *copy;
-	void *private_base; /* of a private mapping, see cmd_local_look */
+	void *private_base; /* of a private mapping, see cmd_look */
 	struct pm private_pm;
 };
 
@@ -49,9 +49,11 @@ struct cmd_local {
  * finish_ms, so long as an earlier mount may need to end, and stderr says so. Errors with errmsg, which says what to do;
  * nothing is left open. */
 int cmd_local_open(const struct poolset *set, uint64_t finish_ms, struct cmd_local *local);
-/* For looking only: the files are not changed; records that wait in the ring are replayed in a private mapping of them.
- * *waiting: how many records there are. */
-int cmd_local_look(const struct poolset *set, struct cmd_local *local, uint64_t *waiting);
 void cmd_local_close(struct cmd_local *local);
+
+/* A command whose one argument is a poolset, for looking at its local copy only: the files are not changed; records that wait
+ * in the ring are replayed in a private mapping of them. look gets the copy and how many those are, and returns the exit code,
+ * or a negative errno. */
+int cmd_look(int argc, char **argv, int (*look)(const struct cmd_local *local, uint64_t waiting));
 
 #endif

@@ -293,26 +293,15 @@ static int info_content(const struct cmd_local *local)
 	return err;
 }
 
+static int info_look(const struct cmd_local *local, uint64_t waiting)
+{
+	info_copy(local, waiting);
+	return info_content(local);
+}
+
 int cmd_info(int argc, char **argv)
 {
-	struct cmd_local local;
-	struct poolset *set;
-	uint64_t waiting;
-	int err;
-
-	if (argc != 2 || argv[1][0] == '-')
-		return cmd_usage("POOLSET");
-	err = poolset_read(argv[1], &set);
-	if (err != 0)
-		return cmd_failed(err);
-	err = cmd_local_look(set, &local, &waiting);
-	if (err == 0) {
-		info_copy(&local, waiting);
-		err = info_content(&local);
-		cmd_local_close(&local);
-	}
-	poolset_free(set);
-	return err != 0 ? cmd_failed(err) : CMD_OK;
+	return cmd_look(argc, argv, info_look);
 }
 
 /* ---------------------------------------------------------------- a mount */

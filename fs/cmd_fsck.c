@@ -34,26 +34,19 @@ static int fsck_tell(const char *path, const struct fsck_report *report)
 	return CMD_NOT_FINE;
 }
 
-int cmd_fsck(int argc, char **argv)
+static int fsck_look(const struct cmd_local *local, uint64_t waiting)
 {
 	struct fsck_report report = { .total = 0 };
-	struct cmd_local local;
-	struct poolset *set;
-	uint64_t waiting;
-	int err, code;
+	int result = fsck_check(local, &report);
 
-	if (argc != 2 || argv[1][0] == '-')
-		return cmd_usage("POOLSET");
-	err = poolset_read(argv[1], &set);
-	if (err != 0)
-		return cmd_failed(err);
-	err = cmd_local_look(set, &local, &waiting);
-	if (err == 0) {
-		err = fsck_check(&local, &report);
-		cmd_local_close(&local);
-	}
-	code = err != 0 ? cmd_failed(err) : fsck_tell(argv[1], &report);
+	(void)waiting;
+	if (result == 0)
+		result = fsck_tell(local->set->path, &report);
 	fsck_report_free(&report);
-	poolset_free(set);
-	return code;
+	return result;
+}
+
+int cmd_fsck(int argc, char **argv)
+{
+	return cmd_look(argc, argv, fsck_look);
 }

@@ -33,15 +33,58 @@ static int run(const char *set_path, struct restore_cfg *cfg, enum restore_exit 
 
 enum { OPT_FROM = 256, OPT_WITHOUT, OPT_FORCE, OPT_REPLACE, OPT_SPARSE, OPT_PROVIDER, OPT_COMMAND, OPT_QUIET };
 
-static const char restore_usage[] =
-	"POOLSET [options]\n"
-	"  --from NAME          the replica to restore from; default: the newest\n"
-	"  --replace            overwrite local parts that exist\n"
-	"  --sparse             parts that are made get space when it is first used\n"
-	"  --force --without NAME,...\n"
-	"                       restore although these copies, which were not asked, may have newer commits\n"
-	"  --provider NAME      tcp or verbs\n"
-	"  --quiet              no progress\n";
+static bool option_take(int opt, struct restore_cfg *cfg)
+{
+	switch (opt) {
+	case OPT_FROM:
+		cfg->from = optarg;
+		return true;
+	case OPT_WITHOUT:
+		cfg->without = optarg;
+		return true;
+	case OPT_FORCE:
+		return cfg->force = true;
+	case OPT_REPLACE:
+		return cfg->replace = true;
+	case OPT_SPARSE:
+		return cfg->sparse = true;
+	case OPT_PROVIDER:
+		cfg->provider = optarg;
+		return true;
+	case OPT_COMMAND:
+		cfg->command = optarg;
+		return true;
+	case OPT_QUIET:
+		return cfg->quiet = true;
+	default:
+		return false;
+	}
+}
+
+/* One of the two commands: its options, its usage, and what it does. */
+static int command(int argc, char **argv, const struct option *options, const char *usage,
+	enum restore_exit (*what)(const struct restore_cfg *cfg))
+{
+	struct restore_cfg cfg = { .set = NULL };
+	int opt;
+
+	optind = 1;
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (!option_take(opt, &cfg))
+			return cmd_usage(usage);
+	}
+	if (optind + 1 != argc)
+		return cmd_usage(usage);
+	return run(argv[optind], &cfg, what);
+}
+
+/* Both commands have these. */
+#define COMMON_OPTIONS                                                                                                 \
+	{ "provider", required_argument, NULL, OPT_PROVIDER }, { "command", required_argument, NULL, OPT_COMMAND },    \
+	{ "quiet", no_argument, NULL, OPT_QUIET }, { NULL, 0, NULL, 0 }
+#define COMMON_USAGE                                                                                                   \
+	"  --provider NAME      tcp or verbs\n"                                                                        \
+	"  --quiet              no progress\n"
 
 int cmd_restore(int argc, char **argv)
 {
@@ -51,82 +94,23 @@ int cmd_restore(int argc, char **argv)
 		{ "force", no_argument, NULL, OPT_FORCE },
 		{ "replace", no_argument, NULL, OPT_REPLACE },
 		{ "sparse", no_argument, NULL, OPT_SPARSE },
-		{ "provider", required_argument, NULL, OPT_PROVIDER },
-		{ "command", required_argument, NULL, OPT_COMMAND },
-		{ "quiet", no_argument, NULL, OPT_QUIET },
-		{ NULL, 0, NULL, 0 },
+		COMMON_OPTIONS,
 	};
-	struct restore_cfg cfg = { .set = NULL };
-	int opt;
+	static const char usage[] =
+		"POOLSET [options]\n"
+		"  --from NAME          the replica to restore from; default: the newest\n"
+		"  --replace            overwrite local parts that exist\n"
+		"  --sparse             parts that are made get space when it is first used\n"
+		"  --force --without NAME,...\n"
+		"                       restore although these copies, which were not asked, may have newer commits\n"
+		COMMON_USAGE;
 
-	optind = 1;
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (opt) {
-		case OPT_FROM:
-			cfg.from = optarg;
-			break;
-		case OPT_WITHOUT:
-			cfg.without = optarg;
-			break;
-		case OPT_FORCE:
-			cfg.force = true;
-			break;
-		case OPT_REPLACE:
-			cfg.replace = true;
-			break;
-		case OPT_SPARSE:
-			cfg.sparse = true;
-			break;
-		case OPT_PROVIDER:
-			cfg.provider = optarg;
-			break;
-		case OPT_COMMAND:
-			cfg.command = optarg;
-			break;
-		case OPT_QUIET:
-			cfg.quiet = true;
-			break;
-		default:
-			return cmd_usage(restore_usage);
-		}
-	}
-	if (optind + 1 != argc)
-		return cmd_usage(restore_usage);
-	return run(argv[optind], &cfg, restore_run);
+	return command(argc, argv, options, usage, restore_run);
 }
-
-static const char verify_usage[] = "POOLSET [options]\n"
-				   "  --provider NAME      tcp or verbs\n"
-				   "  --quiet              no progress\n";
 
 int cmd_verify(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "provider", required_argument, NULL, OPT_PROVIDER },
-		{ "command", required_argument, NULL, OPT_COMMAND },
-		{ "quiet", no_argument, NULL, OPT_QUIET },
-		{ NULL, 0, NULL, 0 },
-	};
-	struct restore_cfg cfg = { .set = NULL };
-	int opt;
+	static const struct option options[] = { COMMON_OPTIONS };
 
-	optind = 1;
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (opt) {
-		case OPT_PROVIDER:
-			cfg.provider = optarg;
-			break;
-		case OPT_COMMAND:
-			cfg.command = optarg;
-			break;
-		case OPT_QUIET:
-			cfg.quiet = true;
-			break;
-		default:
-			return cmd_usage(verify_usage);
-		}
-	}
-	if (optind + 1 != argc)
-		return cmd_usage(verify_usage);
-	return run(argv[optind], &cfg, verify_run);
+	return command(argc, argv, options, "POOLSET [options]\n" COMMON_USAGE, verify_run);
 }

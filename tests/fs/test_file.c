@@ -7,7 +7,6 @@
 #include "errmsg.h"
 #include "fs/alloc.h"
 #include "fs/fs_impl.h"
-#include "fs/fsck.h"
 #include "tests/support/core_rig.h"
 
 #define MIB (1ull << 20)
@@ -36,23 +35,9 @@ static void setup_small_ring(void)
 	make_file();
 }
 
-/* Everything a format checker can find wrong fails the test. */
-static void check_media(void)
-{
-	struct fsck_report report = { 0 };
-	int err;
-
-	core_rig_quiesce(&rig);
-	err = fsck_run(rig.fs, &report);
-	cr_assert_eq(err, 0, "fsck: %d %s", err, errmsg_get());
-	cr_expect_eq(report.total, 0, "%zu findings, first: %s", (size_t)report.total, report.count ? report.lines[0] : "");
-	fsck_report_free(&report);
-}
-
 static void teardown(void)
 {
-	check_media();
-	core_rig_free(&rig);
+	core_rig_end(&rig);
 }
 
 TestSuite(file, .timeout = 120);

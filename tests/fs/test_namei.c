@@ -9,7 +9,6 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 #include "errmsg.h"
-#include "fs/fsck.h"
 #include "tests/support/core_rig.h"
 
 #define MIB (1ull << 20)
@@ -18,18 +17,6 @@
 static struct core_rig rig;
 static const struct fs_cred root_cred, user_cred = { .uid = 1000, .gid = 1001 };
 
-static void check_media(void)
-{
-	struct fsck_report report = { 0 };
-	int err;
-
-	core_rig_quiesce(&rig);
-	err = fsck_run(rig.fs, &report);
-	cr_assert_eq(err, 0, "fsck: %d %s", err, errmsg_get());
-	cr_expect_eq(report.total, 0, "%zu findings, first: %s", (size_t)report.total, report.count ? report.lines[0] : "");
-	fsck_report_free(&report);
-}
-
 static void setup(void)
 {
 	core_rig_make(&rig, 64 * MIB, 0);
@@ -37,8 +24,7 @@ static void setup(void)
 
 static void teardown(void)
 {
-	check_media();
-	core_rig_free(&rig);
+	core_rig_end(&rig);
 }
 
 TestSuite(namei, .init = setup, .fini = teardown, .timeout = 120);

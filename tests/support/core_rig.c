@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include "errmsg.h"
+#include "fs/fsck.h"
 
 static void rig_open(struct core_rig *rig)
 {
@@ -113,4 +114,22 @@ void core_rig_quiesce(struct core_rig *rig)
 	cr_assert_eq(err, 0, "sync: %d %s", err, errmsg_get());
 	err = fs_checkpoint(rig->fs);
 	cr_assert_eq(err, 0, "checkpoint: %d %s", err, errmsg_get());
+}
+
+void core_rig_check(struct core_rig *rig)
+{
+	struct fsck_report report = { 0 };
+	int err;
+
+	core_rig_quiesce(rig);
+	err = fsck_run(rig->fs, &report);
+	cr_assert_eq(err, 0, "fsck: %d %s", err, errmsg_get());
+	cr_expect_eq(report.total, 0, "%zu findings, first: %s", (size_t)report.total, report.count ? report.lines[0] : "");
+	fsck_report_free(&report);
+}
+
+void core_rig_end(struct core_rig *rig)
+{
+	core_rig_check(rig);
+	core_rig_free(rig);
 }

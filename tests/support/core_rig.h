@@ -34,4 +34,9 @@ int core_rig_sync_all(struct core_rig *rig);
 /* Idle work until there is none, everything committed and checkpointed. */
 void core_rig_quiesce(struct core_rig *rig);
 
+/* core_rig_quiesce; then everything the format checker can find wrong fails the test. */
+void core_rig_check(struct core_rig *rig);
+/* core_rig_check, core_rig_free: for .fini. */
+void core_rig_end(struct core_rig *rig);
+
 #endif
