@@ -159,7 +159,7 @@ check: all suites
 
 # ---------------------------------------------------------------- explore
 EXPLORER := $(addprefix tests/explore/,explore workload run session view model trace image check cuts) tests/support/sim_link
-EXPLORE_FLAGS = $(if $(filter full,$(EXPLORE)),--full --seconds 0,--seconds 60)
+EXPLORE_FLAGS = $(if $(filter full,$(EXPLORE)),--full --seconds 0,--pairs --seconds 150)
 
 $(BUILD)/explore: $(call tobj,$(EXPLORER) $(FSCORE) rpmemd/engine $(COMMON))
 	$(if $(Q),@echo "  LD    $@")

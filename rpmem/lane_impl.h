@@ -23,7 +23,7 @@ struct lane_op_queued {
 	bool posted;             /* completely */
 };
 
-/* An unanswered message; the ring is indexed by sequence number like the send slots. */
+/* An unanswered message; the ring is indexed by sequence number. */
 struct lane_sent {
 	uint64_t posted_ns;
 	uint16_t op;
@@ -42,6 +42,7 @@ struct lane {
 	uint64_t raddr, rkey;
 	uint64_t notice_ns;
 	uint64_t seq, seq_acked; /* newest message posted, answered */
+	unsigned slot;           /* of the newest message */
 	uint64_t post_ns;        /* newest message */
 	uint64_t heard_ns;       /* newest answer, or bytes of a read */
 	uint64_t read_ns;        /* newest one-sided read posted */

@@ -24,7 +24,7 @@ static bool window_open(const struct lane *lane)
 	return lane->seq - lane->seq_acked < lane->window;
 }
 
-/* Sends the message of len bytes built in the next slot. */
+/* Sends the message of len bytes built in the slot that message_begin chose. */
 static int message_send(struct lane *lane, struct lane_req_msg *req, size_t len, struct lane_sent sent, uint64_t now)
 {
 	uint64_t seq = lane->seq + 1;
@@ -34,7 +34,7 @@ static int message_send(struct lane *lane, struct lane_req_msg *req, size_t len,
 	req->op = le16_put(sent.op);
 	req->seq = le64_put(seq);
 	lane_req_seal(req, len);
-	err = fab_send(lane->ep, (unsigned)(seq % lane->window), len, false);
+	err = fab_send(lane->ep, lane->slot, len, false);
 	if (err)
 		return err;
 	lane->seq = seq;
@@ -45,11 +45,14 @@ static int message_send(struct lane *lane, struct lane_req_msg *req, size_t len,
 	return 0;
 }
 
+/* All slots together are larger than a processor's cache: with nothing unanswered it is the first one again. */
 static struct lane_req_msg *message_begin(struct lane *lane)
 {
-	struct lane_req_msg *req = fab_tx(lane->ep, (unsigned)((lane->seq + 1) % lane->window));
+	struct lane_req_msg *req;
 
 	assert(window_open(lane));
+	lane->slot = lane->seq == lane->seq_acked ? 0 : (lane->slot + 1) % lane->window;
+	req = fab_tx(lane->ep, lane->slot);
 	memset(req, 0, sizeof(*req));
 	return req;
 }

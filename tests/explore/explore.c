@@ -1,11 +1,13 @@
-/* The crash-state explorer: explore [--seconds N] [--seed N] [--only WORKLOAD] [--planted POINT | --planted-all] [--full]
+/* The crash-state explorer: explore [--seconds N] [--pairs] [--seed N] [--only WORKLOAD] [--planted POINT | --planted-all]
+ *                              [--full]
  *
  *   trace.c     events of the pools of one run        run.c, session.c  a workload on a real core, traced
  *   image.c     crash images of one pool              view.c            a file system as text
  *   model.c     what may be found after a crash       check.c           recovery of one image, and what is asked of it
  *   workload.c  what is run                           cuts.c            which images are looked at
  *
- * --seconds 0 goes on until every pair was explored, --full takes many more images of each.
+ * --pairs ends when every pair was explored, or after --seconds; --seconds 0 knows no such limit and ends there too. --full
+ * takes many more images of each.
  * A workload is named pair:N (local only), replica:N (the same pair with a replica) or random:SEED. Two processes share the
  * work; one that dies or hangs in an image counts as a violation. Exit status 1 if there was one, or if a planted bug was not found. */
 #include <errno.h>
@@ -47,6 +49,7 @@ struct shared {
 struct settings {
 	unsigned seconds;
 	uint64_t seed;
+	bool pairs;                 /* only until every pair was explored */
 	bool full, quiet;
 	enum pm_point planted;
 	const char *only;
@@ -215,7 +218,7 @@ static void worker_run(const struct settings *set, struct worker *w, double unti
 	while (!shared->stop && now() < until) {
 		uint64_t n = shared->next++;
 
-		if (!set->seconds && n - n / RANDOM_EVERY >= 2 * workload_pairs())
+		if ((set->pairs || !set->seconds) && n - n / RANDOM_EVERY >= 2 * workload_pairs())
 			return;
 		job_make(&w->job, set, n);
 		w->busy = true;
@@ -287,9 +290,10 @@ static int explore(const struct settings *set)
 	}
 	EXPLORE_MUST(workers_wait(set, pids, until));
 	if (!set->quiet)
-		printf("explored: %llu workloads (%llu of %u pairs, %llu random), %llu cuts, %llu images, %.1f seconds, "
+		printf("explored: %llu workloads (%llu of %u pairs: %llu %%; %llu random), %llu cuts, %llu images, %.1f seconds, "
 		       "%llu violations\n", (unsigned long long)shared->workloads, (unsigned long long)shared->pairs,
-		       2 * workload_pairs(), (unsigned long long)shared->randoms, (unsigned long long)shared->cuts,
+		       2 * workload_pairs(), (unsigned long long)shared->pairs * 100 / (2 * workload_pairs()),
+		       (unsigned long long)shared->randoms, (unsigned long long)shared->cuts,
 		       (unsigned long long)shared->images, now() - from, (unsigned long long)shared->violations);
 	return shared->violations ? 1 : 0;
 }
@@ -343,7 +347,7 @@ static int planted_all(const struct settings *set)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: explore [--seconds N] [--seed N] [--only pair:N|replica:N|random:SEED] [--full]\n"
+	fprintf(stderr, "usage: explore [--seconds N] [--pairs] [--seed N] [--only pair:N|replica:N|random:SEED] [--full]\n"
 		"               [--planted data|record|replay|superblock | --planted-all]\n");
 	return 2;
 }
@@ -352,7 +356,7 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "seconds", 1, NULL, 's' }, { "seed", 1, NULL, 'r' }, { "only", 1, NULL, 'o' }, { "full", 0, NULL, 'f' },
-		{ "planted", 1, NULL, 'p' }, { "planted-all", 0, NULL, 'a' }, { 0 },
+		{ "pairs", 0, NULL, 'b' }, { "planted", 1, NULL, 'p' }, { "planted-all", 0, NULL, 'a' }, { 0 },
 	};
 	struct settings set = { .seconds = SECONDS_DEFAULT, .seed = 1, .planted = TRACE_DROP_NONE };
 	bool all = false, one = false;
@@ -364,6 +368,7 @@ int main(int argc, char **argv)
 		case 'r': set.seed = strtoull(optarg, NULL, 10); break;
 		case 'o': set.only = optarg; break;
 		case 'f': set.full = true; break;
+		case 'b': set.pairs = true; break;
 		case 'a': all = true; break;
 		case 'p':
 			one = true;
