@@ -69,7 +69,7 @@ LIBRARY_FILE := librpmem.so.1.0.0
 LIBRARIES := $(BUILD)/$(LIBRARY_FILE) $(BUILD)/librpmem.a $(BUILD)/librpmem.pc
 
 # ---------------------------------------------------------------- rules
-.PHONY: all check suites system explore fuzz fuzz-seeds bench lint cppcheck tidy install clean help format
+.PHONY: all check suites system examples explore fuzz fuzz-seeds bench lint cppcheck tidy install clean help format
 all: $(PROGRAMS) $(LIBRARIES)
 
 obj  = $(patsubst %,$(BUILD)/obj/%.o,$(1))
@@ -121,6 +121,15 @@ $(BUILD)/librpmem.pc: rpmem/librpmem.pc.in Makefile
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBS@|$(LIBRPMEM_LIBS) -lpthread|' $< >$@
 
+# The examples see the public header and the shared library only.
+EXAMPLES := $(addprefix $(BUILD)/examples/,01-replicate 02-batch 03-recover)
+examples: $(EXAMPLES)
+
+$(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/obj/rpmem/examples/%.o $(BUILD)/$(LIBRARY_FILE)
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  LD    $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -Wl,-rpath,'$$ORIGIN/..'
+
 # Everything but the mains, for the suites.
 $(BUILD)/libtest.a: $(call tobj,$(FSPROG) $(FSCORE) $(RPMEM) $(LIBRPMEM_OWN) $(RPMEMD) $(COMMON) $(SUPPORT))
 	$(if $(Q),@echo "  AR    $@")
@@ -142,13 +151,19 @@ $(BUILD)/tests/rpmemd/test_program: $(BUILD)/rpmemd
 # ---------------------------------------------------------------- tests
 suites: $(SUITES:%=$(BUILD)/tests/%)
 
-# The system tests' helper; tests/system/run BUILD needs it beside the programs.
-system: all $(BUILD)/tests/system/fsio
+# The system tests' helpers; tests/system/run BUILD needs them beside the programs.
+system: all examples $(BUILD)/tests/system/fsio $(BUILD)/tests/system/objtx
 
 $(BUILD)/tests/system/fsio: $(BUILD)/obj/tests/system/helpers/fsio.o
 	@mkdir -p $(@D)
 	$(if $(Q),@echo "  LD    $@")
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^
+
+# A program of somebody else: nothing of ours goes into it, no sanitizer either.
+$(BUILD)/tests/system/objtx: tests/system/helpers/objtx.c
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  CC    $<")
+	$(Q)$(CC) -std=gnu17 -O2 -g -pthread $(WARNINGS) $(CFLAGS) -o $@ $< $(shell pkg-config --cflags --libs libpmemobj)
 
 # Under ThreadSanitizer everything takes many times longer.
 CHECK_ENV_thread := CHECK_TIMEOUT=1800
@@ -268,6 +283,10 @@ install: all
 	install -m 644 include/librpmem.h $(DESTDIR)$(PREFIX)/include
 	install -m 644 fs/rpmemfs.1 rpmemd/rpmemd.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 $(wildcard rpmem/*.3) $(DESTDIR)$(PREFIX)/share/man/man3
+	for page in rpmem/*.3; do \
+		sed -n '/^\.SH NAME/,/^\.SH SYNOPSIS/{/^rpmem_/{s/ \\-.*//;s/,$$//;s/, */\n/g;p}}' $$page | while read name; do \
+			[ "$$name.3" = "$${page##*/}" ] || ln -sf "$${page##*/}" "$(DESTDIR)$(PREFIX)/share/man/man3/$$name.3"; \
+		done; done
 	install -m 644 $(wildcard rpmem/*.5) $(DESTDIR)$(PREFIX)/share/man/man5
 	install -m 644 $(wildcard rpmem/*.7) $(DESTDIR)$(PREFIX)/share/man/man7
 

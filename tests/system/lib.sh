@@ -218,6 +218,7 @@ work_end() {
 	for dir in "$WORK"/mnt/*; do
 		if [ -d "$dir" ] || ! [ -e "$dir" ]; then umount -l "$dir" 2>/dev/null || true; fi
 	done
+	for pid in $(pids_of "$BUILD/(tests/system|examples)/[^ ]*" "$WORK/"); do kill -KILL "$pid" 2>/dev/null; done
 	for pid in $(pgrep -f "$WORK/"); do
 		if [ "$pid" != $$ ] && [ "$pid" != "$PPID" ]; then kill -CONT "$pid" 2>/dev/null; fi
 	done
