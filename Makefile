@@ -49,7 +49,8 @@ LIBRPMEM_OWN := rpmem/librpmem rpmem/librpmem_ext rpmem/rpmem_env rpmem/rpool rp
 LIBRPMEM := $(LIBRPMEM_OWN) $(filter-out rpmem/link rpmem/link_ops,$(RPMEM)) rpmem/csum rpmem/errmsg rpmem/log \
             rpmem/codec rpmem/codec_lane rpmem/fabric rpmem/fabric_ep rpmem/fabric_io rpmem/fabric_wait
 # The target.
-RPMEMD := rpmemd/config rpmemd/store rpmemd/engine rpmemd/served rpmemd/server rpmemd/lanes rpmemd/takeover rpmemd/incarnation rpmemd/method rpmemd/report
+ENGINE := rpmemd/engine rpmemd/engine_commit rpmemd/engine_sync
+RPMEMD := rpmemd/config rpmemd/store $(ENGINE) rpmemd/served rpmemd/server rpmemd/lanes rpmemd/takeover rpmemd/incarnation rpmemd/method rpmemd/report
 # The file system core and its front ends.
 FSCORE := fs/block fs/fresh fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/rename fs/attr fs/file_read fs/file_stage fs/file_write fs/orphan fs/recover fs/fs \
           fs/fsck fs/fsck_inodes fs/fsck_dir
@@ -176,7 +177,7 @@ check: all suites
 EXPLORER := $(addprefix tests/explore/,explore workload run session view model trace image check cuts) tests/support/sim_link
 EXPLORE_FLAGS = $(if $(filter full,$(EXPLORE)),--full --seconds 0,--pairs --seconds 150)
 
-$(BUILD)/explore: $(call tobj,$(EXPLORER) $(FSCORE) rpmemd/engine $(COMMON))
+$(BUILD)/explore: $(call tobj,$(EXPLORER) $(FSCORE) $(ENGINE) $(COMMON))
 	$(if $(Q),@echo "  LD    $@")
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
@@ -188,7 +189,7 @@ explore: $(BUILD)/explore
 # ---------------------------------------------------------------- fuzz
 # libFuzzer targets: tests/fuzz/fuzz_<name>.c over the parsers, built by clang under ASan and UBSan. FUZZ_SECONDS each.
 FUZZ := ctl lane poolset config redo poolhdr engine
-FUZZED := $(COMMON) rpmem/target rpmemd/config rpmemd/engine
+FUZZED := $(COMMON) rpmem/target rpmemd/config $(ENGINE)
 FUZZ_SECONDS ?= 10
 FUZZ_CC ?= clang
 FUZZ_SAN := address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer

@@ -2,9 +2,12 @@
  * refusal stores nothing, room made in the ring, and hostile messages. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include "codec.h"
 #include "copy.h"
 #include "rpmemd/engine.h"
@@ -654,6 +657,89 @@ Test(engine, a_failed_msync_of_a_plain_pool_fails_every_lane)
 	range(16384, 64, LANE_RANGE_ZERO);
 	cr_expect_eq(send_on(1, -EIO), WIRE_IO);
 	pm.domain = PM_MEMORY;
+}
+
+/* ---------------------------------------------------------------- plain pools in files, several lanes */
+
+#define FILE_LANES 4u
+#define FILE_WRITES 40u
+
+static _Atomic unsigned fences;
+static _Atomic unsigned fails_from; /* number of the first fence that fails; 0: none does */
+
+/* As long as a disk may take, so that others come meanwhile. */
+static int slow_fence(enum pm_point point)
+{
+	unsigned number = ++fences;
+
+	(void)point;
+	usleep(2000);
+	return fails_from && number >= fails_from ? -EIO : 0;
+}
+
+/* Writes over a lane of its own, each answered before the next; how many were called durable. */
+static void *file_writer(void *arg)
+{
+	unsigned lane = (unsigned)(uintptr_t)arg;
+	_Alignas(64) uint8_t msg[sizeof(struct lane_req_msg) + sizeof(struct lane_range_msg) + 64];
+	struct lane_req_msg *r = (struct lane_req_msg *)msg;
+	struct lane_ack_msg answer;
+	uintptr_t good = 0;
+
+	for (unsigned i = 0; i < FILE_WRITES; i++) {
+		struct lane_range_msg range_msg = { le64_put(8192 + (lane * FILE_WRITES + i) * 4096ull), le32_put(64),
+			le32_put(LANE_RANGE_INLINE) };
+
+		memset(msg, (int)i, sizeof(msg));
+		*r = (struct lane_req_msg){ .magic = le32_put(LANE_MAGIC), .op = le16_put(LANE_WRITE), .seq = le64_put(i + 1),
+			.range_count = le32_put(1), .inline_bytes = le32_put(64) };
+		memcpy(r + 1, &range_msg, sizeof(range_msg));
+		lane_req_seal(msg, sizeof(msg));
+		if (engine_handle(engine, lane, msg, sizeof(msg), &answer, NULL))
+			break;
+		good += le16_get(answer.status) == WIRE_OK;
+	}
+	return (void *)good;
+}
+
+static unsigned file_writers(void)
+{
+	pthread_t threads[FILE_LANES];
+	unsigned good = 0;
+
+	pm.domain = PM_FILE;
+	pm.fail = slow_fence;
+	plain_engine(false, false);
+	for (uintptr_t i = 0; i < FILE_LANES; i++)
+		cr_assert(!pthread_create(&threads[i], NULL, file_writer, (void *)i));
+	for (unsigned i = 0; i < FILE_LANES; i++) {
+		void *count;
+
+		pthread_join(threads[i], &count);
+		good += (unsigned)(uintptr_t)count;
+	}
+	pm.domain = PM_MEMORY;
+	pm.fail = NULL;
+	return good;
+}
+
+/* Lanes that come while an msync runs share the next one. */
+Test(engine, lanes_of_a_pool_in_files_share_fences, .timeout = 30)
+{
+	cr_expect_eq(file_writers(), FILE_LANES * FILE_WRITES);
+	cr_expect_lt(fences, FILE_LANES * FILE_WRITES * 3 / 4, "%u fences", fences);
+}
+
+/* From a failed fence on nobody is told that anything is durable: at most what earlier fences covered. */
+Test(engine, a_failed_fence_is_everybodys, .timeout = 30)
+{
+	unsigned good;
+
+	fails_from = 11;
+	good = file_writers();
+	cr_expect_leq(good, 10 * FILE_LANES);
+	cr_expect_geq(good, 5);
+	cr_expect_eq(fences, 11, "asked again after a failure: %u", fences);
 }
 
 /* ---------------------------------------------------------------- hostile messages */

@@ -318,6 +318,56 @@ Test(program, the_log_says_what_scripts_look_for)
 	cr_expect(strstr(out, "a.set': File exists"), "%s", out);
 }
 
+/* Started by sshd it listens where the peer reached the machine, and leaves it to the initiator to know that address. */
+Test(program, the_address_is_that_of_the_ssh_connection)
+{
+	struct session s;
+
+	setenv("SSH_CONNECTION", "127.0.0.9 40000 127.0.0.1 22", 1);
+	session_start(&s);
+	cr_assert_eq(session_open(&s, CTL_CREATE, 0, 0), WIRE_OK, "%s", answer.u.error.text);
+	cr_expect_str_eq(s.info.address, "");
+	cr_expect_neq(s.info.port, 0);
+	cr_expect_eq(s.info.lanes, 3);
+	cr_expect_eq(session_close(&s), 0);
+	get(log_path, out);
+	cr_expect(strstr(out, "ssh connection: 127.0.0.9 40000 127.0.0.1 22"), "%s", out);
+	setenv("SSH_CONNECTION", "nonsense", 1);
+	RUN();
+	expect_status(EINVAL);
+	unsetenv("SSH_CONNECTION");
+	session_start(&s);
+	cr_assert_eq(session_open(&s, CTL_OPEN, 0, 0), WIRE_OK);
+	cr_expect_str_eq(s.info.address, "127.0.0.1");
+	cr_expect_eq(session_close(&s), 0);
+}
+
+/* What the configuration wishes for is what the session gets, where it proves persistence: memory over tcp. */
+Test(program, the_method_is_the_configurations_where_it_holds)
+{
+	static const struct { const char *line; uint32_t method; const char *log; } cases[] = {
+		{ "", WIRE_METHOD_GPSPM, "    persist method: General Purpose Server Persistency Method" },
+		{ "persist-method = commit\n", WIRE_METHOD_COMMIT, "    persist method: Commit Completion" },
+		{ "persist-apm = yes\n", WIRE_METHOD_GPSPM, "Appliance Persistency Method does not prove persistence with tcp" },
+		{ "persist-apm = yes\npersist-force = yes\n", WIRE_METHOD_APM, "is forced, though" },
+	};
+	struct session s;
+
+	session_start(&s);
+	cr_assert_eq(session_open(&s, CTL_CREATE, CTL_OPEN_NO_LANES, 0), WIRE_OK);
+	session_close(&s);
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		put(".rpmemd.conf", cases[i].line);
+		remove(log_path);
+		session_start(&s);
+		cr_assert_eq(session_open(&s, CTL_OPEN, 0, 0), WIRE_OK, "%s", answer.u.error.text);
+		cr_expect_eq(s.info.method, cases[i].method, "%s", cases[i].line);
+		cr_expect_eq(session_close(&s), 0);
+		get(log_path, out);
+		cr_expect(strstr(out, cases[i].log), "%s: %s", cases[i].line, out);
+	}
+}
+
 /* Of a lost session: its own initiator may end it by its number, whatever state it is in, and nobody by another one. */
 static void replaced(int signal)
 {
