@@ -1,16 +1,18 @@
 /* rpmemd: the target of one replica, for one session.
  *
- *   main.c      command line to session: environment, log, signals, --remove
- *   config.c    command line and configuration files
- *   server.c    control channel: messages, states
- *   served.c    the pool of a session; control requests on its copy
- *   store.c     pool sets by name below the pool directory
- *   takeover.c  ends the running session of a pool
- *   incarnation.c  what tells a pool from one that lost its memory
- *   method.c    persistency methods and where they hold
- *   report.c    log lines about requests and sessions
- *   engine.c    lane requests to stores, flushes and fences
- *   lanes.c     fabric endpoints, one thread each */
+ *   main.c           command line to session: environment, log, signals, --remove
+ *   config.c         command line and configuration files
+ *   server.c         control channel: messages, states
+ *   served.c         the pool of a session; control requests on its copy
+ *   store.c          pool sets by name below the pool directory
+ *   takeover.c       ends the running session of a pool
+ *   incarnation.c    what tells a pool from one that lost its memory
+ *   method.c         persistency methods and where they hold
+ *   report.c         log lines about requests and sessions
+ *   engine.c         lane requests to stores, flushes and fences
+ *   engine_commit.c  commits of a copy
+ *   engine_sync.c    fences of plain pools
+ *   lanes.c          fabric endpoints, one thread each */
 #include <errno.h>
 #include <pwd.h>
 #include <signal.h>
