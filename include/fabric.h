@@ -121,6 +121,9 @@ struct fab_event {
 int fab_poll(struct fab_ep *ep, struct fab_event *events, unsigned max);
 /* Sleeps until there may be events, at most timeout_ms. 0, or why the connection ended. */
 int fab_wait(struct fab_ep *ep, int timeout_ms);
+/* Whether the peer takes what is sent to it, waiting for that at most timeout_ms: false when the connection's socket stays
+ * full. What is posted then is kept by the provider, in any number. Always true where there is no socket. */
+bool fab_taken(const struct fab_ep *ep, int timeout_ms);
 /* For an event loop: descriptors that wake for data and for the connection's events (-1: the first does both), and whether
  * one may sleep on them: only when fab_poll has just returned 0. */
 void fab_fds(const struct fab_ep *ep, int *data_fd, int *eq_fd);

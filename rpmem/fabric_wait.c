@@ -116,11 +116,16 @@ void fab_wait_fini(struct fab_ep *ep)
 }
 
 /* ---------------------------------------------------------------- sleeping */
-static bool socket_full(const struct fab_ep *ep)
+bool fab_taken(const struct fab_ep *ep, int timeout_ms)
 {
 	struct pollfd fd = { .fd = ep->sock, .events = POLLOUT };
 
-	return poll(&fd, 1, 0) == 0;
+	return ep->sock < 0 || poll(&fd, 1, timeout_ms);
+}
+
+static bool socket_full(const struct fab_ep *ep)
+{
+	return !fab_taken(ep, 0);
 }
 
 static void socket_arm(struct fab_ep *ep, bool out)

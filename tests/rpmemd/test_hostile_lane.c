@@ -271,6 +271,56 @@ Test(hostile_lane, guessed_keys_and_ranges_reach_nothing)
 	pool_intact();
 }
 
+static unsigned long resident_kb(pid_t pid)
+{
+	char path[64], line[256];
+	unsigned long kb = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	file = fopen(path, "r");
+	cr_assert(file);
+	while (!kb && fgets(line, sizeof(line), file))
+		sscanf(line, "VmRSS: %lu", &kb);
+	fclose(file);
+	return kb;
+}
+
+/* Until it has not grown for a while. */
+static unsigned long resident_settled_kb(pid_t pid)
+{
+	unsigned long before, now = resident_kb(pid);
+
+	do {
+		before = now;
+		poll(NULL, 0, 500);
+		now = resident_kb(pid);
+	} while (now > before);
+	return now;
+}
+
+/* Many more answers than sockets hold: they do not pile up in the daemon. */
+Test(hostile_lane, unread_answers_do_not_fill_the_memory)
+{
+	struct lane_peer lane;
+	struct daemon d = lane_start(0, &lane);
+	unsigned long before = resident_settled_kb(d.pid), after;
+
+	for (unsigned i = 0; i < 300000; i++) {
+		struct lane_req_msg *req = fab_tx(lane.ep, 0);
+
+		request_fill(&lane, LANE_PING, 2 + i);
+		lane_req_seal(req, sizeof(*req));
+		cr_assert_eq(fab_inject(lane.ep, req, sizeof(*req)), 0);
+	}
+	after = resident_settled_kb(d.pid);
+	cr_expect_lt(after, before + (32u << 10), "grown from %lu to %lu KiB", before, after);
+	cr_assert_eq(kill(d.pid, SIGTERM), 0);
+	daemon_ended(&d);
+	lane_leave(&lane);
+	pool_intact();
+}
+
 /* Reads whose answers are never taken: more than a socket holds. The daemon still ends when it is told to. */
 Test(hostile_lane, unread_answers_do_not_hold_the_daemon)
 {
