@@ -51,12 +51,24 @@ static long faults(void)
 	return usage.ru_minflt;
 }
 
+/* Writes each page of zeros; false: there was something else. Not instrumented: shadow memory costs page faults of its own. */
+__attribute__((no_sanitize("thread", "address"))) static bool pages_touched(volatile char *at, uint64_t len)
+{
+	bool zero = true;
+
+	for (uint64_t off = 0; off < len; off += 4096) {
+		zero &= !at[off] && !at[off + 4095];
+		at[off] = 1;
+	}
+	return zero;
+}
+
 /* Bytes at the end that make no huge page are the caller's. Aligned like a pool, so that huge pages can be mapped whole. */
 Test(pool_huge, new_file_in_memory_is_mapped_by_few_faults)
 {
 	int fd = file_in("/dev/shm", 10 * MIB + 4096);
 	char *room = mmap(NULL, 12 * MIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *at;
-	bool zero = true;
+	bool zero;
 	long before;
 
 	cr_assert_neq(room, MAP_FAILED);
@@ -67,9 +79,7 @@ Test(pool_huge, new_file_in_memory_is_mapped_by_few_faults)
 	cr_expect_eq(bytes_behind(fd), 10 * MIB);
 	cr_assert_neq(mmap(at, 10 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0), MAP_FAILED);
 	before = faults();
-	for (uint64_t off = 0; off < 10 * MIB; off++)
-		zero &= !at[off];
-	memset(at, 1, 10 * MIB);
+	zero = pages_touched(at, 10 * MIB);
 	cr_expect_leq(faults() - before, 1000, "2560 pages");
 	cr_expect(zero);
 	close(fd);
