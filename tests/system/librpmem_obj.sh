@@ -95,10 +95,10 @@ test_ssh_connection_cut_in_transactions() {
 	sides_equal p second
 }
 
-# libpmemobj ends the program when a persist fails; the pool is none the worse for it.
+# libpmemobj ends the program when a persist fails, by a fault of its own on the way; the pool is none the worse for it.
 test_rpmemd_gone_for_longer_than_the_bound() {
 	local status=0 begin
-	export RPMEM_RECONNECT_MS=500
+	export RPMEM_RECONNECT_MS=500 ASAN_OPTIONS=$ASAN_OPTIONS:handle_segv=0
 	objtx_begin p 2
 	trap 'ln -sf "$BUILD/rpmemd" "$WORK/rpmemd"' EXIT
 	ln -sf /bin/false "$WORK/rpmemd"
@@ -118,6 +118,19 @@ test_rpmemd_gone_for_longer_than_the_bound() {
 	sides_equal p second
 }
 
+# The replica is on the same machine: a child process that the program is not to notice.
+test_local_target() {
+	objtx here create
+	objtx_begin here 2
+	replicas_kill here
+	more_acks here
+	objtx_end here
+	acks_hold here
+	local_lose_and_sync here
+	acks_hold here
+	sides_equal here second
+}
+
 test_pool_in_use_is_refused() {
 	objtx_begin p 1
 	expect_exit 1 "" objtx p check
@@ -134,4 +147,5 @@ host_known host
 ssh_wrapper_write
 obj_sets_write p 64M "$USER_NAME@127.0.0.1:$PORT" second
 obj_sets_write two 64M "$USER_NAME@127.0.0.1:$PORT" second third
+obj_sets_write here 64M @local second
 run_tests
