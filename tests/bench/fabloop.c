@@ -6,8 +6,8 @@
  *   read BYTES METHOD SPIN LANES MS       data from there
  *
  * METHOD of persist (what is fastest depends on the size):
- *   inline   messages with the data of at most CHUNK_BYTES, which the target copies; the last one is answered. The only
- *            one whose stores are the target's own, 8 bytes at a time, as flags 0 of rpmem_persist promises
+ *   inline   messages with at most 64 KiB of data (inline32, inline16: 32, 16 KiB), which the target copies; the last one is
+ *            answered. The only one whose stores are the target's own, as flags 0 of rpmem_persist promises
  *   write    one-sided write, a message behind it, its answer
  *   cqdata   one-sided write that announces itself, answer
  *   commit   one-sided write that completes when it is in the target's memory, flushed from its caches
@@ -60,7 +60,7 @@ struct job {
 	enum peer_cq kind;
 	enum peer_wait how;
 	unsigned spin_us;
-	uint32_t bytes;
+	uint32_t bytes, chunk;
 };
 
 static struct lane lanes[KINDS][METER_LANES_MAX];
@@ -209,7 +209,7 @@ static void persist_inline(struct lane *lane, const struct job *job, uint64_t of
 	uint32_t left = job->bytes, len;
 
 	for (; left; left -= len, off += len) {
-		len = left < CHUNK_BYTES ? left : CHUNK_BYTES;
+		len = left < job->chunk ? left : job->chunk;
 		send_request(lane, job, (struct request){ .off = off, .len = len, .kind = ASK_STORE, .last = len == left }, true);
 	}
 	wait_one(lane, job);
@@ -266,11 +266,16 @@ static void read_message(struct lane *lane, const struct job *job, uint64_t off)
 static const struct method {
 	const char *verb, *name;
 	void (*run)(struct lane *lane, const struct job *job, uint64_t off);
-	uint32_t bytes_max;
+	uint32_t bytes_max, chunk;
 } methods[] = {
-	{ "persist", "inline", persist_inline, 1u << 20 }, { "persist", "write", persist_write, 1u << 20 },
-	{ "persist", "cqdata", persist_cqdata, 1u << 20 }, { "persist", "commit", persist_commit, 1u << 20 },
-	{ "read", "rma", read_rma, 1u << 20 },             { "read", "message", read_message, CHUNK_BYTES },
+	{ "persist", "inline", persist_inline, 1u << 20, CHUNK_BYTES },
+	{ "persist", "inline32", persist_inline, 1u << 20, CHUNK_BYTES / 2 },
+	{ "persist", "inline16", persist_inline, 512u << 10, CHUNK_BYTES / 4 },
+	{ "persist", "write", persist_write, 1u << 20, 0 },
+	{ "persist", "cqdata", persist_cqdata, 1u << 20, 0 },
+	{ "persist", "commit", persist_commit, 1u << 20, 0 },
+	{ "read", "rma", read_rma, 1u << 20, 0 },
+	{ "read", "message", read_message, CHUNK_BYTES, 0 },
 };
 
 static void run_job(void *arg, unsigned lane, unsigned nr)
@@ -303,7 +308,7 @@ static int command(char *words[METER_WORDS_MAX], unsigned count)
 	if (!method)
 		return -1;
 	job = (struct job){ .run = method->run, .kind = strchr(words[2], '+') ? PEER_CQ_FD : PEER_CQ_SOCKET,
-	                    .spin_us = (unsigned)atoi(words[3]), .bytes = (uint32_t)atoi(words[1]) };
+	                    .spin_us = (unsigned)atoi(words[3]), .bytes = (uint32_t)atoi(words[1]), .chunk = method->chunk };
 	job.how = job.spin_us ? PEER_YIELD : PEER_BLOCK;
 	meter.arg = &job;
 	meter.bytes = job.bytes;
