@@ -1,5 +1,5 @@
-/* The twelve functions of librpmem 1.3: arguments are checked here, in PMDK's order, then rpool does the work. Errors become
- * -1 or NULL with errno here and nowhere else. A wrong argument never fails a handle. */
+/* The twelve functions of librpmem 1.3: arguments are checked here, in PMDK's order, then rpool does the work. Errors
+ * become -1 or NULL with errno here and nowhere else. A wrong argument never fails a handle. */
 #include "librpmem.h"
 
 #include <assert.h>

@@ -1,7 +1,7 @@
 /* librpmem's extensions: many ranges at once, drains that do not wait, groups of handles.
  *
- * Who waits here polls as long as answers come back to back, and then sleeps on the lanes' descriptors: a slice at a time,
- * because deadlines are looked at by polling. */
+ * Who waits here polls as long as answers come back to back, and then sleeps on the lanes' descriptors: a slice at a
+ * time, because deadlines are looked at by polling. */
 #include "librpmem.h"
 
 #include <assert.h>

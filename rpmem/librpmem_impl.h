@@ -1,4 +1,5 @@
-/* Shared by rpmem/librpmem.c (PMDK's functions) and rpmem/librpmem_ext.c (extensions): checks of arguments, and errno. */
+/* Shared by rpmem/librpmem.c (PMDK's functions) and rpmem/librpmem_ext.c (extensions): checks of arguments, and errno.
+ */
 #ifndef RPMEMFS_RPMEM_LIBRPMEM_IMPL_H
 #define RPMEMFS_RPMEM_LIBRPMEM_IMPL_H
 

@@ -1,7 +1,7 @@
 /* What librpmem programs are told by their environment: names and meanings of PMDK's librpmem where it has them.
  *
- * RPMEM_ENABLE_SOCKETS speaks of the provider that stands on TCP sockets, which here is "tcp" and on by default: there is no
- * other one for machines without RDMA. RPMEM_SSH has no meaning: SSH is spoken by the library itself. */
+ * RPMEM_ENABLE_SOCKETS speaks of the provider that stands on TCP sockets, which here is "tcp" and on by default: there
+ * is no other one for machines without RDMA. RPMEM_SSH has no meaning: SSH is spoken by the library itself. */
 #include "rpmem_env.h"
 
 #include <dirent.h>
@@ -95,8 +95,8 @@ static bool has_verbs(void)
 	return found;
 }
 
-/* FI_PROVIDER is a list of names with commas between them, '^' before it turns its meaning round; "verbs;ofi_rxm" is about
- * another provider, layered on verbs. */
+/* FI_PROVIDER is a list of names with commas between them, '^' before it turns its meaning round; "verbs;ofi_rxm" is
+ * about another provider, layered on verbs. */
 static bool filtered(const char *provider)
 {
 	const char *list = getenv("FI_PROVIDER"), *at;
@@ -148,7 +148,7 @@ static void log_start(void)
 	size_t len = file ? strlen(file) : 0;
 
 	if (len > 1 && len < sizeof(path) && file[len - 1] == '-') {
-		snprintf(path, sizeof(path), "%.*s%d", (int)len - 1, file, (int)getpid());
+		snprintf(path, sizeof(path), "%.*s%d", (int)len, file, (int)getpid());
 		file = path;
 	}
 	if (log_open("librpmem", len ? file : NULL, (enum log_level)level))

@@ -22,13 +22,14 @@ struct env {
 
 /* A value that is no number, or out of range, counts as not set and is logged. */
 void env_read(struct env *env);
-/* The rpmemd command of this call: RPMEM_CMD's alternatives ('|' between them) take turns; "rpmemd" without it. -E2BIG. */
+/* The rpmemd command of this call: RPMEM_CMD's alternatives ('|' between them) take turns; "rpmemd" without it. -E2BIG.
+ */
 int env_command(char command[ENV_COMMAND_BYTES_MAX]);
 /* Providers to try, in order: verbs where this machine has such a device and RPMEM_ENABLE_VERBS is not 0, tcp unless
  * RPMEM_ENABLE_SOCKETS is 0; of them those that FI_PROVIDER lets through. May be none. */
 unsigned env_providers(const char *providers[ENV_PROVIDERS_MAX]);
-/* Opens the log as RPMEM_LOG_LEVEL (0 nothing, 1 errors ... 4 all, or a word of log.h) and RPMEM_LOG_FILE (a '-' at its end
- * is replaced by the process id) say; nothing is written without them. Once for each process. */
+/* Opens the log as RPMEM_LOG_LEVEL (0 nothing, 1 errors ... 4 all, or a word of log.h) and RPMEM_LOG_FILE (behind a '-'
+ * at its end comes the process id) say; nothing is written without them. Once for each process. */
 void env_log(void);
 
 #endif

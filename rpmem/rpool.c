@@ -3,8 +3,8 @@
  *   settings -> session (each provider in turn) -> handle adopts it -> lane 0 connects -> monitor starts
  *
  * Lane 0 is connected at once: a fabric port that a firewall closes is found while the caller can still be told by
- * rpmem_create or rpmem_open, and not by the first persist, whose failure ends programs. The others wait for their first
- * use. What a CREATE made is removed when a later step fails. */
+ * rpmem_create or rpmem_open, and not by the first persist, whose failure ends programs. The others wait for their
+ * first use. What a CREATE made is removed when a later step fails. */
 #include "rpool.h"
 
 #include <errno.h>
@@ -293,7 +293,7 @@ static void monitor_stop(struct rpmem_pool *pool)
 {
 	__atomic_store_n(&pool->cancel, true, __ATOMIC_RELEASE);
 	pthread_mutex_lock(&pool->lock);
-	pool->stop = true;
+	__atomic_store_n(&pool->stop, true, __ATOMIC_RELEASE); /* also cancels a replacement */
 	pthread_cond_broadcast(&pool->changed);
 	pthread_mutex_unlock(&pool->lock);
 	pthread_join(pool->monitor, NULL);
@@ -326,8 +326,8 @@ int rpool_close(struct rpmem_pool *pool)
 }
 
 /* ---------------------------------------------------------------- removing */
-static int remove_request(struct channel *channel, const char *set_name, unsigned flags, const struct deadline *deadline,
-			  enum session_step *step)
+static int remove_request(struct channel *channel, const char *set_name, unsigned flags,
+			  const struct deadline *deadline, enum session_step *step)
 {
 	struct ctl_msg hello = { .type = CTL_HELLO, .u.hello = { CTL_VERSION, CTL_VERSION, 0 } };
 	struct ctl_msg msg = { .type = CTL_REMOVE, .u.remove.flags = flags }, bye = { .type = CTL_CLOSE }, answer;

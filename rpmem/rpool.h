@@ -3,12 +3,12 @@
  *   session:  STANDS --a lane or PING fails--> LOST --some call re-establishes it--> STANDS (next serial)
  *                                               `--bound passed, or another pool--> FAILED, for good
  *
- * All of that is one atomic word, so that a thread on its lane looks at nothing else: as long as the word is the one its
- * lane was connected under, the lane is good. Everything else about sessions happens under the handle's lock, on the slow
- * path; who waits there waits for the one thread that is replacing the session.
+ * All of that is one atomic word, so that a thread on its lane looks at nothing else: as long as the word is the one
+ * its lane was connected under, the lane is good. Everything else about sessions happens under the handle's lock, on
+ * the slow path; who waits there waits for the one thread that is replacing the session.
  *
- * A lane (struct rlane) belongs to one thread at a time. Its connection uses a route, which outlives the session it came
- * with until the last lane has let go of it: an idle lane notices a replacement only when it is used again. */
+ * A lane (struct rlane) belongs to one thread at a time. Its connection uses a route, which outlives the session it
+ * came with until the last lane has let go of it: an idle lane notices a replacement only when it is used again. */
 #ifndef RPMEMFS_RPMEM_RPOOL_H
 #define RPMEMFS_RPMEM_RPOOL_H
 
@@ -37,7 +37,8 @@ struct route {
 
 enum debt_kind { DEBT_ATOMIC, DEBT_RELAXED, DEBT_DEEP };
 
-/* What a lane owes: ranges flushed and not known to be durable, in order. Sent again whole when the session was replaced. */
+/* What a lane owes: ranges flushed and not known to be durable, in order. Sent again whole when the session was
+ * replaced. */
 struct debts {
 	struct repl_range ranges[RPOOL_DEBTS_MAX];
 	uint8_t kinds[RPOOL_DEBTS_MAX]; /* enum debt_kind */
@@ -84,7 +85,8 @@ struct rpmem_pool {
 	pthread_cond_t changed;
 	struct session *session;        /* NULL while LOST and given up */
 	struct route *route;
-	bool recovering, wanted, stop;
+	bool recovering, wanted;
+	bool stop;                      /* atomic as well: no lock while waiting for a target */
 	uint64_t reconnections;
 	int err;                        /* FAILED: why */
 	char cause[256], text[ERRMSG_BYTES_MAX];
@@ -107,9 +109,9 @@ int rpool_remove(const char *target, const char *set_name, unsigned flags);
 void rpool_attr_put(const struct rpmem_pool_attr *attr, struct ctl_attr *msg);
 
 /* ---------------------------------------------------------------- rpool_session.c: sessions and their loss */
-/* The session's route under *state, replaced first when it is lost: until bound_ns at most, after which the handle fails.
- * bound_ns 0: nothing is waited for, 1 when it is lost. Given back by rpool_route_put. Negative errno: the handle has
- * failed. */
+/* The session's route under *state, replaced first when it is lost: until bound_ns at most, after which the handle
+ * fails. bound_ns 0: nothing is waited for, 1 when it is lost. Given back by rpool_route_put. Negative errno: the
+ * handle has failed. */
 int rpool_route_get(struct rpmem_pool *pool, uint64_t bound_ns, struct route **route, uint64_t *state);
 void rpool_route_put(struct rpmem_pool *pool, struct route *route);
 /* The session known by that word is lost; errmsg says why. Nothing, if it has been replaced already. */

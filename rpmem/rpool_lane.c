@@ -3,12 +3,13 @@
  *   not connected --first use--> connected --error, or the handle's word has changed--> not connected
  *
  * What was flushed stays among the debts until a drain has been answered. Small ranges only gather there, so that many
- * flushes are one message; what fills a message, or is large, is given to the lane at once. When the connection comes back
- * all debts are given again: the bytes are the caller's own, and storing them twice does no harm, as the drain that
- * allows the caller to change them has not returned.
+ * flushes are one message; what fills a message, or is large, is given to the lane at once. When the connection comes
+ * back all debts are given again: the bytes are the caller's own, and storing them twice does no harm, as the drain
+ * that allows the caller to change them has not returned.
  *
- * The thread that owns the lane takes no lock and writes nothing that others read, as long as the session stands. A call is
- * made of steps; a step that meets the connection's end leaves rl->dead, and the call connects and takes it again. */
+ * The thread that owns the lane takes no lock and writes nothing that others read, as long as the session stands. A
+ * call is made of steps; a step that meets the connection's end leaves rl->dead, and the call connects and takes it
+ * again. */
 #include "rpool.h"
 
 #include <errno.h>

@@ -6,12 +6,12 @@
  *   relaxed, large         one-sided, named behind      one-sided                    one-sided
  *   proof at the drain     the answers                  a read behind the writes     the writes' completions
  *
- * Without registered memory at the target everything goes inside messages. Ranges that stand together in the debts become
- * one operation: many small flushes are one message, one large range is a train of them in the window of the lane, and either
- * takes one round trip in effect.
+ * Without registered memory at the target everything goes inside messages. Ranges that stand together in the debts
+ * become one operation: many small flushes are one message, one large range is a train of them in the window of the
+ * lane, and either takes one round trip in effect.
  *
- * A message is handled after everything posted before it has arrived, but a one-sided write may overtake the handling of the
- * message before it. So one that overlaps bytes still inside unanswered messages waits for the answers. */
+ * A message is handled after everything posted before it has arrived, but a one-sided write may overtake the handling
+ * of the message before it. So one that overlaps bytes still inside unanswered messages waits for the answers. */
 #include "rpool.h"
 
 #include <assert.h>

@@ -1,16 +1,16 @@
 /* The session of a handle: who notices its loss, who replaces it, and when the handle is given up.
  *
- * A lane that ends, a PING that is not answered or a control request that breaks marks the session LOST, by the word it knew it
- * by, so that news of an older session do no harm. The next data call replaces it; others that need it wait for that one.
- * The monitor replaces it only when a drain that may not block asks. A handle nobody uses stays LOST until it is used: how
- * long its target is away then does not matter.
+ * A lane that ends, a PING that is not answered or a control request that breaks marks the session LOST, by the word it
+ * knew it by, so that news of an older session do no harm. The next data call replaces it; others that need it wait for
+ * that one. The monitor replaces it only when a drain that may not block asks. A handle nobody uses stays LOST until it
+ * is used: how long its target is away then does not matter.
  *
  * A replacement is a new control channel and a new rpmemd. It names the lost session, which the target ends first if it
  * still runs there, stopped ones included. The pool must have the same incarnation: bytes that were drained are in that
  * memory and nowhere else, so one that lost them must not pass for it.
  *
- * The monitor sends PINGs, which keep the target from taking a silent session for a dead one. Its thread has all signals
- * blocked: the program's handlers run in the program's threads.
+ * The monitor sends PINGs, which keep the target from taking a silent session for a dead one. Its thread has all
+ * signals blocked: the program's handlers run in the program's threads.
  *
  * Lock order: control (the channel, held during a request), lock (short, never held while waiting for the target). */
 #include "rpool.h"
@@ -147,6 +147,7 @@ int rpool_adopt(struct rpmem_pool *pool, struct session *session)
 	pool->route = route;
 	pool->session = session;
 	pool->cfg.session_before = session->info.session;
+	pool->reconnections += serial > 1;
 	state_set(pool, serial * RPOOL_SERIAL);
 	pthread_mutex_unlock(&pool->lock);
 	return 0;
@@ -187,7 +188,7 @@ static int replacement_check(const struct rpmem_pool *pool, const struct session
 /* One attempt. */
 static int replace_once(struct rpmem_pool *pool, uint64_t bound_ns)
 {
-	struct deadline deadline = { .ns = bound_ns };
+	struct deadline deadline = { .ns = bound_ns, .cancel = &pool->stop };
 	struct session *session;
 	int err = session_open(&pool->cfg, &deadline, &session);
 
@@ -230,14 +231,11 @@ static void replace(struct rpmem_pool *pool, uint64_t bound_ns)
 	do {
 		err = replace_once(pool, bound_ns);
 		if (!err) {
-			pthread_mutex_lock(&pool->lock);
-			pool->reconnections++;
-			pthread_mutex_unlock(&pool->lock);
 			log_notice("%s: session re-established", pool->name);
 			return;
 		}
 		log_info("%s: not re-established yet: %s", pool->name, errmsg_get());
-	} while (err != -ESTALE && retry_pause(pool, &pause_ms, bound_ns));
+	} while (err != -ESTALE && err != -ECANCELED && retry_pause(pool, &pause_ms, bound_ns));
 	if (err == -ESTALE)
 		rpool_fail(pool, -ESTALE, "%.340s", errmsg_get());
 	else
@@ -350,9 +348,10 @@ static void monitor_replace(struct rpmem_pool *pool)
 void *rpool_monitor(void *arg)
 {
 	struct rpmem_pool *pool = arg;
-	uint64_t due = channel_now_ns() + ping_ms(pool) * 1000000ull, now;
+	uint64_t due, now;
 
 	pthread_mutex_lock(&pool->lock);
+	due = channel_now_ns() + ping_ms(pool) * 1000000ull;
 	while (!pool->stop) {
 		void (*act)(struct rpmem_pool *pool) = NULL;
 

@@ -190,6 +190,7 @@ __attribute__((format(printf, 1, 2), noreturn)) static inline void cr_skip_test(
 #define cr_expect_str_eq(a, b, ...)   CR_TSAN_STR(CR_TSAN_EXPECT, a, ==, b __VA_OPT__(,) __VA_ARGS__)
 #define cr_expect_str_neq(a, b, ...)  CR_TSAN_STR(CR_TSAN_EXPECT, a, !=, b __VA_OPT__(,) __VA_ARGS__)
 #define cr_expect_str_empty(a, ...)   CR_TSAN_EXPECT(!*(a), #a " is not empty" __VA_OPT__(,) __VA_ARGS__)
+#define cr_expect_str_not_empty(a, ...) CR_TSAN_EXPECT(*(a), #a " is empty" __VA_OPT__(,) __VA_ARGS__)
 #define cr_expect_arr_eq(a, b, ...)   CR_TSAN_ARR(CR_TSAN_EXPECT, a, ==, b, __VA_ARGS__)
 #define cr_expect_arr_neq(a, b, ...)  CR_TSAN_ARR(CR_TSAN_EXPECT, a, !=, b, __VA_ARGS__)
 
