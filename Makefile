@@ -27,6 +27,8 @@ WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpo
 SANFLAGS_address   := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANFLAGS_undefined := -fsanitize=undefined -fno-sanitize-recover=undefined
 SANFLAGS_thread    := -fsanitize=thread
+# Not a sanitizer, but a build of its own as they are; see the target coverage.
+SANFLAGS_coverage  := -O0 --coverage -fprofile-update=atomic -include tests/support/coverage.h -Wno-format-truncation
 SANFLAGS := $(SANFLAGS_$(SAN))
 ALL_CFLAGS  = -std=gnu17 -O2 -g -fno-strict-aliasing -pthread -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 \
               -Iinclude -I. $(WARNINGS) $(PKG_CFLAGS) $(SANFLAGS) $(CFLAGS)
@@ -71,7 +73,7 @@ LIBRARY_FILE := librpmem.so.1.0.0
 LIBRARIES := $(BUILD)/$(LIBRARY_FILE) $(BUILD)/librpmem.a $(BUILD)/librpmem.pc
 
 # ---------------------------------------------------------------- rules
-.PHONY: all check suites system examples explore fuzz fuzz-seeds bench lint cppcheck tidy install clean help format
+.PHONY: all check suites system examples explore coverage fuzz fuzz-seeds bench lint cppcheck tidy install clean help format
 all: $(PROGRAMS) $(LIBRARIES)
 
 obj  = $(patsubst %,$(BUILD)/obj/%.o,$(1))
@@ -191,6 +193,13 @@ explore: $(BUILD)/explore
 	$(BUILD)/explore $(EXPLORE_FLAGS)
 	$(BUILD)/explore --planted-all
 
+# ---------------------------------------------------------------- coverage
+# Which lines of fs/, rpmem/ and rpmemd/ the tests reach, as a table; some minutes, and everything only as root.
+coverage:
+	$(Q)command -v gcovr >/dev/null || { echo "gcovr is missing: run scripts/setup" >&2; exit 1; }
+	$(Q)$(MAKE) SAN=coverage all suites system build/coverage/explore
+	$(Q)FSCORE='$(FSCORE)' scripts/coverage build/coverage $(SUITES)
+
 # ---------------------------------------------------------------- fuzz
 # libFuzzer targets: tests/fuzz/fuzz_<name>.c over the parsers, built by clang under ASan and UBSan. FUZZ_SECONDS each.
 FUZZ := ctl lane poolset config redo poolhdr engine
@@ -268,6 +277,7 @@ help:
 	@echo "all       programs and librpmem into $(BUILD)/"
 	@echo "check     every Criterion suite; SAN=address|undefined|thread for a sanitizer build"
 	@echo "explore   crash-state exploration; EXPLORE=full for the long run"
+	@echo "coverage  line coverage of all tests, by file; COVERAGE_EXPLORE=60 seconds of the explorer"
 	@echo "fuzz      fuzzers over the parsers, FUZZ_SECONDS=10 each; needs clang"
 	@echo "bench     benchmarks beside their limits, printed side by side"
 	@echo "lint      cppcheck and clang-tidy over all sources; each is a target too"

@@ -5,7 +5,8 @@
 . "$(dirname "$0")/lib.sh"
 m=$WORK/mnt/p
 
-# kill_during_load NAME JOURNAL-MODE ROWS [SYNCHRONOUS]: kills after at least ROWS rows were acknowledged
+# kill_during_load NAME JOURNAL-MODE ROWS [SYNCHRONOUS]: kills after at least ROWS rows were acknowledged; the newest
+# $excused rows (none unless set) may be gone
 kill_during_load() {
 	local rows=$WORK/rows.$1 load
 	sqlite_load "$m/$1.db" "$rows" 1000000 "$2" "${4:-FULL}" &
@@ -15,11 +16,14 @@ kill_during_load() {
 	wait $load || true
 	say "$(wc -l <"$rows") rows were acknowledged"
 	fs_mount p
-	sqlite_holds "$m/$1.db" "$rows"
+	head -n "-${excused:-0}" "$rows" >"$rows.held"
+	sqlite_holds "$m/$1.db" "$rows.held"
 }
 
+# SQLite acknowledges a row although it could not open the directory to sync it (unixDelete): the newest row may be one whose
+# unlink was answered when the daemon was killed.
 test_rollback_journal() {
-	kill_during_load delete DELETE 150 EXTRA
+	excused=1 kill_during_load delete DELETE 150 EXTRA
 }
 
 test_truncated_journal() {
