@@ -28,11 +28,6 @@ static void output(const char *command, char *text, size_t size)
 	cr_assert_neq(n, 0, "%s", command);
 }
 
-static void library(const char *name, char path[PATH_MAX])
-{
-	snprintf(path, PATH_MAX, "%.3000s/%s", rig.build, name);
-}
-
 Test(librpmem_so, exactly_these_symbols)
 {
 	char text[8192], want[4096] = "";
@@ -72,7 +67,7 @@ Test(librpmem_so, static_library_has_the_same_names)
 	rig_fini(&rig);
 }
 
-#ifndef __SANITIZE_ADDRESS__
+#ifndef __SANITIZE_ADDRESS__ /* which cannot be loaded behind a program */
 /* As libpmemobj does: by name, symbol by symbol, and closed again; twice. */
 static void load_and_use(void)
 {
@@ -84,7 +79,7 @@ static void load_and_use(void)
 	RPMEMpool *pool;
 	void *handle;
 
-	library("librpmem.so.1", path);
+	snprintf(path, sizeof(path), "%.3000s/librpmem.so.1", rig.build);
 	handle = dlopen(path, RTLD_NOW);
 	cr_assert(handle, "%s", dlerror());
 	for (size_t i = 0; i < sizeof(v1) / sizeof(v1[0]); i++)
