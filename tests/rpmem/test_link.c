@@ -1,4 +1,5 @@
 /* Links to a real rpmemd started as a child: the whole way from handshake to restore, and every way to lose it. */
+#include "tests/support/child_signal.h"
 #include "tests/support/link_rig.h"
 
 #include <errno.h>
@@ -296,7 +297,7 @@ Test(link, a_slow_control_request_is_no_loss, .timeout = LIMIT)
 	link_rig_commit(&rig);
 	pid = child_find();
 	cr_assert_gt(pid, 0);
-	cr_assert_eq(kill(pid, SIGSTOP), 0);
+	child_signal(pid, SIGSTOP);
 	start = now_ms();
 	cr_assert_eq(pthread_create(&waker, NULL, wake_later, &pid), 0);
 	cr_expect_eq(rig.link->ops->checkpoint_all(rig.link), 0, "%s", errmsg_get());
@@ -321,7 +322,7 @@ Test(link, a_target_killed_during_a_request_is_noticed_at_once, .timeout = LIMIT
 	link_rig_format(&rig);
 	pid = child_find();
 	cr_assert_gt(pid, 0);
-	cr_assert_eq(kill(pid, SIGKILL), 0);
+	child_signal(pid, SIGKILL);
 	start = now_ms();
 	cr_expect_lt(rig.link->ops->checkpoint_all(rig.link), 0);
 	cr_expect_lt(now_ms() - start, 1000);
@@ -353,7 +354,7 @@ static void target_lost(int signal_number, int idle, uint64_t within_ms)
 	pid = child_find();
 	cr_assert_gt(pid, 0);
 	start = now_ms();
-	cr_assert_eq(kill(pid, signal_number), 0);
+	child_signal(pid, signal_number);
 	if (idle)
 		link_rig_await(rig.link, UINT64_MAX);
 	else

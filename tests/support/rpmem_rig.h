@@ -154,13 +154,6 @@ static inline char rig_process(pid_t pid, int *ppid)
 	return state;
 }
 
-static inline char rig_state(pid_t pid)
-{
-	int ppid;
-
-	return rig_process(pid, &ppid);
-}
-
 /* The rpmemd that serves the newest session: our child with that command. 0: none. */
 static inline pid_t rig_child(void)
 {
