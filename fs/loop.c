@@ -307,7 +307,12 @@ static void round_idle(struct loop *loop, bool moved)
 	loop->busy_since_ns = 0;
 	loop->idle_work |= moved; /* a commit that landed may be what a step waited for */
 	if (moved) {
-		serve_train(loop); /* who was answered may be back already */
+		/* Who was answered may be back already, or sit on this processor and be back when it has had it: that is
+		 * sooner than to sleep and to be woken. */
+		if (!serve_train(loop) && loop->cfg->spin) {
+			sched_yield();
+			serve_train(loop);
+		}
 		return;
 	}
 	if (loop->idle_work && !loop->idling)
