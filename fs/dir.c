@@ -16,11 +16,16 @@
 
 #define ORDINAL_WORDS (FS_KEY_SAME / 64)
 
-uint64_t dir_name_key(struct fs *fs, const char *name, size_t len)
+uint64_t dir_seed_key(uint64_t seed, const char *name, size_t len)
 {
-	uint64_t key = (csum_hash64(name, len, fs_hash_seed(fs)) >> 2) & ~(FS_KEY_SAME - 1);
+	uint64_t key = (csum_hash64(name, len, seed) >> 2) & ~(FS_KEY_SAME - 1);
 
 	return key < FS_KEY_MIN ? FS_KEY_MIN : key;
+}
+
+uint64_t dir_name_key(struct fs *fs, const char *name, size_t len)
+{
+	return dir_seed_key(fs_hash_seed(fs), name, len);
 }
 
 /* ---------------------------------------------------------------- going down */

@@ -12,7 +12,8 @@ struct dir_range {
 	uint64_t lo, hi;
 };
 
-/* Key of a name with ordinal 0. */
+/* Key of a name with ordinal 0; the same from the pool's hash seed alone. */
+uint64_t dir_seed_key(uint64_t seed, const char *name, size_t len);
 uint64_t dir_name_key(struct fs *fs, const char *name, size_t len);
 
 /* ---------------------------------------------------------------- leaves (dir_leaf.c) */

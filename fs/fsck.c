@@ -1,5 +1,5 @@
-/* The checker's run: superblocks and page, then the file system from its state block down (fsck_inodes.c, fsck_dir.c),
- * and last the block table, which has to say the same as what was found.
+/* The checker's run: superblocks, page and history (fsck_media.c), then the file system from its state block down
+ * (fsck_inodes.c, fsck_dir.c), and last the block table, which has to say the same as what was found.
  *
  * Nothing is read through the block layer: content comes from the mapped pool and is held against the block table here,
  * so that a bug up there cannot hide itself. Each block found is claimed by its owner; a second owner is a finding. At
@@ -15,51 +15,152 @@ typedef unsigned long long ull;
 
 /* ---------------------------------------------------------------- report */
 
+static void line_keep(struct fsck_report *report, char *line)
+{
+	if (line && report->count < FSCK_LINES_MAX)
+		report->lines[report->count++] = line;
+	else
+		free(line); /* counted, though not told */
+}
+
+static char *line_make(const struct fsck_report *report, const char *fmt, va_list args)
+{
+	char *line = NULL;
+
+	return report->count < FSCK_LINES_MAX && vasprintf(&line, fmt, args) >= 0 ? line : NULL;
+}
+
+#define LINE_ADD(report, fmt)                                                                                          \
+	do {                                                                                                           \
+		va_list args;                                                                                          \
+		va_start(args, fmt);                                                                                   \
+		line_keep(report, line_make(report, fmt, args));                                                       \
+		va_end(args);                                                                                          \
+	} while (0)
+
 void fsck_found(struct fsck *f, const char *fmt, ...)
 {
-	struct fsck_report *report = f->report;
-	char *line = NULL;
-	va_list args;
+	f->report->total++;
+	f->report->hiding++;
+	LINE_ADD(f->report, fmt);
+}
 
-	report->total++;
-	if (report->count == FSCK_LINES_MAX)
+void fsck_rot(struct fsck *f, const char *fmt, ...)
+{
+	f->report->total++;
+	f->report->rot++;
+	LINE_ADD(f->report, fmt);
+}
+
+void fsck_note(struct fsck *f, const char *fmt, ...)
+{
+	size_t before = f->report->count;
+
+	LINE_ADD(f->report, fmt);
+	f->report->notes += f->report->count - before;
+}
+
+/* Without memory for the fix it is a finding still, and the next run finds it again. */
+static void fix_keep(struct fsck_report *report, const struct fsck_fix *fix)
+{
+	if (report->fix_count == FSCK_FIXES_MAX)
 		return;
-	va_start(args, fmt);
-	if (vasprintf(&line, fmt, args) < 0)
-		line = NULL; /* counted, though not told */
-	va_end(args);
-	if (line)
-		report->lines[report->count++] = line;
+	if (report->fix_count == report->fix_cap) {
+		size_t cap = report->fix_cap ? report->fix_cap * 2 : 16;
+		struct fsck_fix *fixes = realloc(report->fixes, cap * sizeof(*fixes));
+
+		if (!fixes)
+			return;
+		report->fixes = fixes;
+		report->fix_cap = cap;
+	}
+	report->fixes[report->fix_count++] = *fix;
+}
+
+void fsck_fixable(struct fsck *f, enum fsck_fix_kind kind, uint64_t id, uint64_t value, const char *fmt, ...)
+{
+	f->report->total++;
+	fix_keep(f->report, &(struct fsck_fix){ kind, id, value });
+	LINE_ADD(f->report, fmt);
+}
+
+static int fix_compare(const void *a, const void *b)
+{
+	const struct fsck_fix *x = a, *y = b;
+
+	if (x->kind != y->kind)
+		return x->kind < y->kind ? -1 : 1;
+	return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static void fixes_sort(struct fsck_report *report)
+{
+	if (report->fix_count)
+		qsort(report->fixes, report->fix_count, sizeof(*report->fixes), fix_compare);
+}
+
+void fsck_report_add(struct fsck_report *report, const char *line)
+{
+	report->total++;
+	report->hiding++;
+	line_keep(report, strdup(line));
 }
 
 void fsck_report_free(struct fsck_report *report)
 {
 	while (report->count)
 		free(report->lines[--report->count]);
+	free(report->fixes);
 	*report = (struct fsck_report){ 0 };
 }
 
 /* ---------------------------------------------------------------- blocks */
 
+bool fsck_all_zero(const void *bytes, size_t len)
+{
+	const uint8_t *p = bytes;
+
+	while (len--)
+		if (*p++)
+			return false;
+	return true;
+}
+
+/* Who claims, for a finding: "inode 7, file offset 0x3000". */
+struct owner_text {
+	char s[96];
+};
+
+static struct owner_text owner_text(const struct fsck *f, const char *what, uint64_t id)
+{
+	struct owner_text t;
+	int n = snprintf(t.s, sizeof(t.s), "%s %llu", what, (ull)id);
+
+	if (f->file_off != FSCK_NO_OFF)
+		snprintf(t.s + n, sizeof(t.s) - (size_t)n, ", file offset 0x%llx", (ull)f->file_off);
+	return t;
+}
+
 /* Whether type and checksum in the table fit the block. */
 static bool entry_fits(struct fsck *f, uint64_t blk, uint32_t type, const char *what, uint64_t id)
 {
+	struct owner_text owner = owner_text(f, what, id);
 	struct copy_entry entry;
 	uint32_t csum;
 
 	if (copy_entry_get(f->copy, blk, &entry)) {
-		fsck_found(f, "%s %llu: block %#llx: %s", what, (ull)id, (ull)blk, errmsg_get());
+		fsck_found(f, "%s: block %#llx: %s", owner.s, (ull)blk, errmsg_get());
 		return false;
 	}
 	if (entry.type != type) {
-		fsck_found(f, "%s %llu: block %#llx: type %u in the table, used as %u", what, (ull)id, (ull)blk,
-			entry.type, type);
+		fsck_found(f, "%s: block %#llx: type %u in the table, used as %u", owner.s, (ull)blk, entry.type, type);
 		return false;
 	}
 	csum = type == MEDIA_UNWRITTEN ? 0 : csum_crc32c(0, pm_ptr(f->pm, media_off(blk)), MEDIA_BLOCK_BYTES);
 	if (entry.csum != csum) {
-		fsck_found(f, "%s %llu: block %#llx: checksum of content %08x, in the table %08x", what, (ull)id,
-			(ull)blk, csum, entry.csum);
+		(type == MEDIA_DATA ? fsck_rot : fsck_found)(f,
+			"%s: block %#llx (pool offset %#llx): checksum of content %08x, in the table %08x", owner.s,
+			(ull)blk, (ull)media_off(blk), csum, entry.csum);
 		return false;
 	}
 	return true;
@@ -68,11 +169,11 @@ static bool entry_fits(struct fsck *f, uint64_t blk, uint32_t type, const char *
 const void *fsck_claim(struct fsck *f, uint64_t blk, uint32_t type, const char *what, uint64_t id)
 {
 	if (!media_blk_valid(f->geom, blk)) {
-		fsck_found(f, "%s %llu: block %#llx is none of the pool", what, (ull)id, (ull)blk);
+		fsck_found(f, "%s: block %#llx is none of the pool", owner_text(f, what, id).s, (ull)blk);
 		return NULL;
 	}
 	if (f->claims[blk]) {
-		fsck_found(f, "%s %llu: block %#llx has another owner too", what, (ull)id, (ull)blk);
+		fsck_found(f, "%s: block %#llx has another owner too", owner_text(f, what, id).s, (ull)blk);
 		return NULL;
 	}
 	f->claims[blk] = type;
@@ -80,46 +181,49 @@ const void *fsck_claim(struct fsck *f, uint64_t blk, uint32_t type, const char *
 	return entry_fits(f, blk, type, what, id) ? pm_ptr(f->pm, media_off(blk)) : NULL;
 }
 
-/* ---------------------------------------------------------------- superblocks, page, state */
+/* ---------------------------------------------------------------- state block */
 
-/* A superblock that a power cut tore is no finding, the other one counts; two that differ in what never changes are. */
-static void check_superblocks(struct fsck *f)
+static const char *member_check(const struct fs_member_omf *m, uint64_t head)
 {
-	const struct media_sb_omf *a = pm_ptr(f->pm, media_off(MEDIA_SB_A_BLK));
-	const struct media_sb_omf *b = pm_ptr(f->pm, media_off(MEDIA_SB_B_BLK));
-	bool a_ok, b_ok;
-	struct media_geom geom;
+	uint32_t state = le32_get(m->state);
 
-	a_ok = !copy_sb_check(a, f->pm->len, &geom);
-	b_ok = !copy_sb_check(b, f->pm->len, &geom);
-	if (!a_ok && !b_ok)
-		fsck_found(f, "superblocks: %s", errmsg_get());
-	if (a_ok && b_ok && memcmp(a, b, offsetof(struct media_sb_omf, generation)))
-		fsck_found(f, "superblocks: A and B differ in fields that never change");
-	if (a_ok && b_ok && a->generation.le == b->generation.le && memcmp(a, b, sizeof(*a)))
-		fsck_found(f, "superblocks: A and B of one generation differ");
-	if (copy_page(f->copy)->state != MEDIA_CONSISTENT)
-		fsck_found(f, "per-copy page: the copy is marked as being overwritten");
+	if (state < FS_MEMBER_ATTACHED || state > FS_MEMBER_RELEASED)
+		return "unknown state";
+	if (!m->name[0] || !memchr(m->name, 0, sizeof(m->name)))
+		return "without a proper name";
+	if (le32_get(m->mode) < 1 || le32_get(m->mode) > 2)
+		return "unknown mode";
+	if (le32_get(m->flags) & ~FS_MEMBER_SAME_MACHINE)
+		return "unknown flag";
+	if (m->reserved.le || !fsck_all_zero(m->zero, sizeof(m->zero)))
+		return "reserved bytes in use";
+	return le64_get(m->mark) > head ? "has commits that this history does not" : NULL;
 }
 
 static void check_members(struct fsck *f)
 {
-	uint32_t i, count = le32_get(f->state->member_count);
+	const struct fs_member_omf *members = f->state->members;
+	uint32_t i, j, count = le32_get(f->state->member_count);
 
-	for (i = 0; i < FS_MEMBERS_MAX; i++) {
-		const struct fs_member_omf *m = &f->state->members[i];
-		uint32_t state = le32_get(m->state);
+	for (i = 0; i < count; i++) {
+		const char *why = member_check(&members[i], copy_head(f->copy).seq);
 
-		if (i < count ? state < FS_MEMBER_ATTACHED || state > FS_MEMBER_RELEASED : state != FS_MEMBER_NONE)
-			fsck_found(f, "state block: member %u of %u in state %u", i, count, state);
-		if (i < count && (!m->name[0] || memchr(m->name, 0, sizeof(m->name)) == NULL))
-			fsck_found(f, "state block: member %u without a proper name", i);
+		for (j = 0; j < i && !why; j++)
+			if (!strncmp((const char *)members[i].name, (const char *)members[j].name, FS_MEMBER_NAME_BYTES))
+				why = "named twice";
+		if (why)
+			fsck_found(f, "state block: member %u of %u: %s", i, count, why);
 	}
+	for (; i < FS_MEMBERS_MAX; i++)
+		if (!fsck_all_zero(&members[i], sizeof(members[i])))
+			fsck_found(f, "state block: member %u of %u: not zero", i, count);
+	if (le32_get(f->state->min_replicas) >= FS_MEMBERS_MAX)
+		fsck_found(f, "state block: rule of %u replicas", le32_get(f->state->min_replicas));
 }
 
 static void check_state(struct fsck *f)
 {
-	uint64_t blk = le64_get(copy_sb(f->copy)->root_blk);
+	uint64_t blk = le64_get(copy_sb(f->copy)->root_blk), epoch = copy_tail(f->copy).epoch;
 	const struct fs_state_omf *state = fsck_claim(f, blk, FS_STATE, "superblock", 0);
 	const char *why = state ? state_check(state) : NULL;
 
@@ -128,102 +232,59 @@ static void check_state(struct fsck *f)
 	if (!state || why)
 		return;
 	f->state = state;
+	if (!fsck_all_zero(state->zero0, sizeof(state->zero0)) || !fsck_all_zero(state->zero1, sizeof(state->zero1)) ||
+		!fsck_all_zero(state->zero2, sizeof(state->zero2)) || !fsck_all_zero(state->zero3, sizeof(state->zero3)))
+		fsck_found(f, "state block %#llx: reserved bytes in use", (ull)blk);
+	if (le64_get(state->epoch) != epoch)
+		fsck_found(f, "state block %#llx: epoch %llu, the newest commit is of %llu", (ull)blk,
+			(ull)le64_get(state->epoch), (ull)epoch);
 	check_members(f);
-}
-
-/* ---------------------------------------------------------------- block table */
-
-/* One table entry against what was claimed; returns 1 when the table says used. */
-static unsigned check_entry(struct fsck *f, uint64_t blk)
-{
-	struct copy_entry entry;
-
-	if (copy_entry_get(f->copy, blk, &entry)) {
-		if (!f->claims[blk]) /* else told when it was claimed */
-			fsck_found(f, "block %#llx: %s", (ull)blk, errmsg_get());
-		return f->claims[blk] != 0;
-	}
-	if (entry.seq > le64_get(copy_sb(f->copy)->tail_seq))
-		fsck_found(f, "block %#llx: last changed by record %llu, applied are those up to %llu", (ull)blk,
-			(ull)entry.seq, (ull)le64_get(copy_sb(f->copy)->tail_seq));
-	/* With the state block gone nobody could claim anything. */
-	if (entry.type != MEDIA_FREE && !f->claims[blk] && f->state)
-		fsck_found(f, "block %#llx: leaked: type %u in the table, no owner", (ull)blk, entry.type);
-	return entry.type != MEDIA_FREE;
-}
-
-/* Entries of the group's own summary and table blocks stay zero. */
-static void check_own_entries(struct fsck *f, uint64_t group)
-{
-	static const struct media_entry_omf zero;
-	uint64_t blk = media_group_blk(f->geom, group), end = blk + MEDIA_GROUP_META_BLKS;
-
-	for (; blk < end; blk++)
-		if (memcmp(pm_ptr(f->pm, media_entry_off(f->geom, blk)), &zero, sizeof(zero)))
-			fsck_found(f, "group %llu: table entry of its own block %#llx in use", (ull)group, (ull)blk);
-}
-
-static uint64_t check_group(struct fsck *f, uint64_t group)
-{
-	uint64_t start = media_group_blk(f->geom, group), end = start + media_group_len(f->geom, group), blk, seq;
-	uint32_t used = 0, summary;
-
-	check_own_entries(f, group);
-	for (blk = start + MEDIA_GROUP_META_BLKS; blk < end; blk++)
-		used += check_entry(f, blk);
-	if (copy_summary_get(f->copy, group, &seq, &summary)) {
-		fsck_found(f, "group %llu: %s", (ull)group, errmsg_get());
-		return used;
-	}
-	if (summary != used)
-		fsck_found(
-			f, "group %llu: %u blocks in use by its summary, %u by its table", (ull)group, summary, used);
-	if (seq > le64_get(copy_sb(f->copy)->tail_seq))
-		fsck_found(f, "group %llu: summary of record %llu, applied are those up to %llu", (ull)group, (ull)seq,
-			(ull)le64_get(copy_sb(f->copy)->tail_seq));
-	return used;
-}
-
-static void check_tables(struct fsck *f)
-{
-	uint64_t group, used = 0, told = le64_get(copy_sb(f->copy)->used_blks);
-
-	for (group = 0; group < f->geom->group_count; group++)
-		used += check_group(f, group);
-	if (used != told)
-		fsck_found(f, "superblock: %llu blocks in use, %llu by the tables", (ull)told, (ull)used);
 }
 
 /* ---------------------------------------------------------------- run */
 
-int fsck_run(struct fs *fs, struct fsck_report *report)
+static int check_files(struct fsck *f)
 {
-	struct copy *copy = fs_copy(fs);
-	struct fsck f = { .fs = fs, .copy = copy, .pm = copy_pm(copy), .geom = copy_geom(copy), .report = report };
+	int err = fsck_table_walk(f);
+
+	if (err)
+		return err;
+	fsck_contents(f);
+	fsck_links(f);
+	fsck_lists(f);
+	return 0;
+}
+
+int fsck_copy(struct copy *copy, struct fsck_report *report)
+{
+	struct fsck f = { .copy = copy, .pm = copy_pm(copy), .geom = copy_geom(copy), .report = report,
+			  .file_off = FSCK_NO_OFF };
 	int err = 0;
 
-	*report = (struct fsck_report){ 0 };
 	if (copy_head(copy).seq != copy_tail(copy).seq)
 		return errmsg_set(-EBUSY, "check: records up to %llu are not applied yet, tail is %llu",
 			(ull)copy_head(copy).seq, (ull)copy_tail(copy).seq);
 	f.claims = calloc(f.geom->blk_count, 1);
 	if (!f.claims)
 		return errmsg_set(-ENOMEM, "check: no memory for %llu blocks", (ull)f.geom->blk_count);
-	check_superblocks(&f);
+	fsck_superblocks(&f);
+	fsck_history(&f);
+	fsck_tables_scan(&f);
 	check_state(&f);
-	if (f.state) {
-		err = fsck_table_walk(&f);
-		if (err)
-			goto free_claims;
-		fsck_contents(&f);
-		fsck_links(&f);
-		fsck_lists(&f);
-	}
-	check_tables(&f);
+	if (f.state)
+		err = check_files(&f);
+	if (!err)
+		fsck_tables(&f);
+	fixes_sort(report);
 	report->inodes = f.ino_used;
 	report->used_blks = f.used;
-free_claims:
 	free(f.inodes);
 	free(f.claims);
 	return err;
+}
+
+int fsck_run(struct fs *fs, struct fsck_report *report)
+{
+	*report = (struct fsck_report){ 0 };
+	return fsck_copy(fs_copy(fs), report);
 }

@@ -73,7 +73,7 @@ static void check_entry(struct dir_walk *w, uint64_t blk, const struct fs_dirent
 		fsck_found(w->f, "directory %llu: %s", (ull)w->ino, errmsg_get());
 		return;
 	}
-	if (dir_name_key(w->f->fs, entry.name, entry.name_len) != (entry.key & ~(FS_KEY_SAME - 1)))
+	if (dir_seed_key(w->f->geom->pool_seed, entry.name, entry.name_len) != (entry.key & ~(FS_KEY_SAME - 1)))
 		fsck_found(w->f, "directory %llu: \"%s\" under key %#llx, not that of its name", (ull)w->ino,
 			entry.name, (ull)entry.key);
 	check_twice(w, omf);
@@ -142,17 +142,32 @@ void fsck_dir(struct fsck *f, uint64_t ino)
 
 /* ---------------------------------------------------------------- links */
 
+/* What the directories say counts, if the inode can say it too. */
+#define wrong_links(f, ino, links, ...)                                                                                \
+	((links) <= FS_LINKS_MAX ? fsck_fixable(f, FSCK_FIX_LINKS, ino, links, __VA_ARGS__) : fsck_found(f, __VA_ARGS__))
+
+/* A file nobody names: with all of its content it comes back under a new name. */
+static void check_lost(struct fsck *f, uint64_t ino, const struct fsck_inode *i)
+{
+	if (i->rotten)
+		fsck_rot(f, "inode %llu: no name leads to it, and its content is damaged", (ull)ino);
+	else
+		fsck_fixable(f, FSCK_FIX_LOST, ino, 1, "inode %llu: no name leads to it, and it is no orphan", (ull)ino);
+}
+
 static void check_dir_links(struct fsck *f, uint64_t ino, const struct fsck_inode *i)
 {
 	uint32_t nlink = le32_get(i->omf->nlink), want = 2 + i->subdirs;
 	uint64_t parent = le64_get(i->omf->parent), holder = ino == FS_ROOT_INO ? ino : i->holder;
 
-	if (i->refs != (ino != FS_ROOT_INO))
+	if (!i->refs && ino != FS_ROOT_INO)
+		fsck_fixable(f, FSCK_FIX_LOST, ino, want, "directory %llu: no entry names it", (ull)ino);
+	else if (i->refs != (ino != FS_ROOT_INO))
 		fsck_found(f, "directory %llu: %u entries name it", (ull)ino, i->refs);
 	else if (parent != holder)
 		fsck_found(f, "directory %llu: parent %llu, but %llu holds it", (ull)ino, (ull)parent, (ull)holder);
 	if (nlink != want)
-		fsck_found(f, "directory %llu: link count %u instead of %u", (ull)ino, nlink, want);
+		wrong_links(f, ino, want, "directory %llu: link count %u instead of %u", (ull)ino, nlink, want);
 }
 
 static void check_inode_links(struct fsck *f, uint64_t ino)
@@ -168,9 +183,9 @@ static void check_inode_links(struct fsck *f, uint64_t ino)
 	} else if (S_ISDIR(le32_get(i->omf->mode))) {
 		check_dir_links(f, ino, i);
 	} else if (!i->refs) {
-		fsck_found(f, "inode %llu: no name leads to it, and it is no orphan", (ull)ino);
+		check_lost(f, ino, i);
 	} else if (nlink != i->refs) {
-		fsck_found(f, "inode %llu: link count %u, %u names", (ull)ino, nlink, i->refs);
+		wrong_links(f, ino, i->refs, "inode %llu: link count %u, %u names", (ull)ino, nlink, i->refs);
 	}
 }
 

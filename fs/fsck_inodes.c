@@ -11,16 +11,6 @@ typedef unsigned long long ull;
 
 /* ---------------------------------------------------------------- table */
 
-static bool all_zero(const void *bytes, size_t len)
-{
-	const uint8_t *p = bytes;
-
-	while (len--)
-		if (*p++)
-			return false;
-	return true;
-}
-
 /* A free inode keeps its generation and its place in the list, nothing else. */
 static bool free_inode_clean(const struct fs_inode_omf *inode)
 {
@@ -28,7 +18,48 @@ static bool free_inode_clean(const struct fs_inode_omf *inode)
 
 	copy.gen = le32_put(0);
 	copy.free_next = le64_put(0);
-	return all_zero(&copy, sizeof(copy));
+	return fsck_all_zero(&copy, sizeof(copy));
+}
+
+/* What an inode of its kind never holds. */
+static const char *kind_check(const struct fs_inode_omf *inode, uint32_t kind)
+{
+	bool links = kind == S_IFLNK && le64_get(inode->size) <= FS_INLINE_BYTES;
+	size_t text = links ? le64_get(inode->size) : 0;
+
+	if (kind != S_IFREG && inode->blocks.le)
+		return "counts data blocks, but is no file";
+	if (kind != S_IFREG && kind != S_IFDIR && inode->height.le)
+		return "height of a map, but has none";
+	if (kind != S_IFDIR && (inode->entries.le || inode->parent.le))
+		return "entries or a parent, but is no directory";
+	if (kind != S_IFCHR && kind != S_IFBLK && inode->rdev.le)
+		return "device number, but is no device";
+	if (!fsck_all_zero(inode->inline_data + text, FS_INLINE_BYTES - text))
+		return "inline bytes that are no symlink's target";
+	return NULL;
+}
+
+/* What inode_check, which every access makes, leaves out. */
+static const char *inode_strict(const struct fs_inode_omf *inode)
+{
+	uint32_t mode = le32_get(inode->mode), flags = le32_get(inode->flags);
+
+	if (inode->free_next.le)
+		return "in use, but with a place in the free list";
+	if (!(flags & FS_INODE_ORPHAN) && (inode->orphan_prev.le || inode->orphan_next.le))
+		return "no orphan, but with a place in their list";
+	if ((flags & FS_INODE_CUT) && !S_ISREG(mode))
+		return "cut-off part of something that is no file";
+	if (!inode->gen.le)
+		return "in use with generation 0";
+	if (mode & ~(uint32_t)(S_IFMT | 07777))
+		return "unknown mode bits";
+	if (le32_get(inode->nlink) > FS_LINKS_MAX)
+		return "more links than there can be";
+	if (!fsck_all_zero(inode->zero0, sizeof(inode->zero0)) || !fsck_all_zero(inode->zero1, sizeof(inode->zero1)))
+		return "reserved bytes in use";
+	return kind_check(inode, mode & S_IFMT);
 }
 
 static void table_inode(struct fsck *f, uint64_t ino, const struct fs_inode_omf *inode)
@@ -36,7 +67,7 @@ static void table_inode(struct fsck *f, uint64_t ino, const struct fs_inode_omf 
 	const char *why;
 
 	if (ino < FS_ROOT_INO || ino >= f->ino_next) {
-		if (!all_zero(inode, sizeof(*inode)))
+		if (!fsck_all_zero(inode, sizeof(*inode)))
 			fsck_found(f, "inode %llu: never given out, but not zero", (ull)ino);
 		return;
 	}
@@ -47,10 +78,12 @@ static void table_inode(struct fsck *f, uint64_t ino, const struct fs_inode_omf 
 	}
 	f->ino_used++;
 	why = inode_check(inode, f->geom->blk_count);
+	if (!why)
+		f->inodes[ino].omf = inode;
+	if (!why)
+		why = inode_strict(inode);
 	if (why)
 		fsck_found(f, "inode %llu: %s", (ull)ino, why);
-	else
-		f->inodes[ino].omf = inode;
 }
 
 /* leaf: number of the first inode block below blk. */
@@ -78,12 +111,12 @@ int fsck_table_walk(struct fsck *f)
 {
 	uint64_t root = le64_get(f->state->itab_root);
 
-	/* Every number given out lies in a block of the pool: a counter beyond that is damage, not a size to allocate.
-	 */
+	/* Every number given out has its place: a counter beyond that is damage, not a size to allocate. */
 	f->ino_next = le64_get(f->state->ino_next);
-	if (f->ino_next > f->geom->blk_count * FS_INODES_PER_BLOCK) {
-		fsck_found(f, "state block: next inode number %llu is more than the pool holds", (ull)f->ino_next);
-		f->ino_next = FS_ROOT_INO;
+	if (f->ino_next > f->leaves * FS_INODES_PER_BLOCK && f->ino_next > FS_ROOT_INO) {
+		fsck_found(f, "state block: next inode number %llu, the inode table has %llu blocks", (ull)f->ino_next,
+			(ull)f->leaves);
+		f->ino_next = f->leaves ? f->leaves * FS_INODES_PER_BLOCK : FS_ROOT_INO;
 	}
 	f->inodes = calloc(f->ino_next, sizeof(*f->inodes));
 	if (!f->inodes)
@@ -101,18 +134,35 @@ int fsck_table_walk(struct fsck *f)
 struct file_walk {
 	struct fsck *f;
 	uint64_t ino;
-	uint64_t end_blk; /* first file block behind the end of file */
+	uint64_t end; /* of file, bytes; UINT64_MAX: unknown */
 	uint64_t blocks;
 };
+
+/* Content behind the end of the file in its last block is always zero: growing shows zeros. */
+static void file_tail(struct file_walk *w, const uint8_t *content, uint64_t off)
+{
+	uint64_t in_file = w->end - off;
+
+	if (in_file < MEDIA_BLOCK_BYTES && !fsck_all_zero(content + in_file, MEDIA_BLOCK_BYTES - in_file))
+		fsck_rot(w->f, "inode %llu, file offset 0x%llx: content behind the end is not zero", (ull)w->ino,
+			(ull)w->end);
+}
 
 static void file_block(struct file_walk *w, uint64_t ptr, uint64_t fblk)
 {
 	uint32_t type = ptr & FS_PTR_UNWRITTEN ? MEDIA_UNWRITTEN : MEDIA_DATA;
+	uint64_t off = fblk * MEDIA_BLOCK_BYTES, rot = w->f->report->rot;
+	const void *content;
 
 	w->blocks++;
-	if (fblk >= w->end_blk)
-		fsck_found(w->f, "inode %llu: file block %llu is mapped behind the end", (ull)w->ino, (ull)fblk);
-	fsck_claim(w->f, ptr & ~FS_PTR_UNWRITTEN, type, "inode", w->ino);
+	w->f->file_off = off;
+	if (off >= w->end)
+		fsck_found(w->f, "inode %llu, file offset 0x%llx: mapped behind the end", (ull)w->ino, (ull)off);
+	content = fsck_claim(w->f, ptr & ~FS_PTR_UNWRITTEN, type, "inode", w->ino);
+	w->f->file_off = FSCK_NO_OFF;
+	if (content && type == MEDIA_DATA && off < w->end)
+		file_tail(w, content, off);
+	w->f->inodes[w->ino].rotten |= w->f->report->rot != rot;
 }
 
 static void file_ptr(struct file_walk *w, uint64_t ptr, uint32_t level, uint64_t fblk)
@@ -144,11 +194,11 @@ static void file_ptr(struct file_walk *w, uint64_t ptr, uint32_t level, uint64_t
  * that of an orphan on its way out. */
 static void check_file(struct fsck *f, uint64_t ino, const struct fs_inode_omf *inode)
 {
-	struct file_walk w = { .f = f, .ino = ino, .end_blk = UINT64_MAX };
+	struct file_walk w = { .f = f, .ino = ino, .end = UINT64_MAX };
 	uint64_t root = le64_get(inode->root);
 
 	if (!(le32_get(inode->flags) & (FS_INODE_CUT | FS_INODE_ORPHAN)))
-		w.end_blk = (le64_get(inode->size) + MEDIA_BLOCK_BYTES - 1) / MEDIA_BLOCK_BYTES;
+		w.end = le64_get(inode->size);
 	if (root)
 		file_ptr(&w, root, le32_get(inode->height), 0);
 	else if (le32_get(inode->height))
@@ -164,8 +214,13 @@ static void check_symlink(struct fsck *f, uint64_t ino, const struct fs_inode_om
 
 	if (le64_get(inode->size) > FS_INLINE_BYTES)
 		target = fsck_claim(f, le64_get(inode->root), FS_SYMLINK, "inode", ino);
-	if (target && memchr(target, 0, le64_get(inode->size)))
+	if (!target)
+		return;
+	if (memchr(target, 0, le64_get(inode->size)))
 		fsck_found(f, "inode %llu: symlink target shorter than its length", (ull)ino);
+	if (target != inode->inline_data && !fsck_all_zero((const uint8_t *)target + le64_get(inode->size),
+						    MEDIA_BLOCK_BYTES - le64_get(inode->size)))
+		fsck_found(f, "inode %llu: symlink target longer than its length", (ull)ino);
 }
 
 static void check_content(struct fsck *f, uint64_t ino)

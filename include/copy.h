@@ -99,6 +99,11 @@ int copy_entry_get(const struct copy *copy, uint64_t blk, struct copy_entry *ent
 /* Group summary; -EBADMSG as above. */
 int copy_summary_get(const struct copy *copy, uint64_t group, uint64_t *seq, uint32_t *used);
 
+/* Repair (fs/fsck.h): used blocks of a group or of the whole pool, put to what the block table says. Only while no record waits
+ * in the ring (-EBUSY). Durable on return. Power fails in it: old or new; the summary's check may be wrong then. -EIO. */
+int copy_mend_summary(struct copy *copy, uint64_t group, uint32_t used);
+int copy_mend_used(struct copy *copy, uint64_t used_blks);
+
 const struct copy_page *copy_page(const struct copy *copy);
 /* Durable on return; the other slot is left as it was, so a torn write falls back to the old page. */
 int copy_page_set(struct copy *copy, const struct copy_page *page);

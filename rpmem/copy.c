@@ -219,6 +219,24 @@ int copy_tail_advance(struct copy *copy, size_t count)
 	return 0;
 }
 
+int copy_mend_used(struct copy *copy, uint64_t used_blks)
+{
+	struct media_sb_omf sb = copy->sb;
+	int err = copy_writable(copy);
+
+	if (err)
+		return err;
+	if (copy->item_count)
+		return errmsg_set(-EBUSY, "copy: records wait in the ring");
+	if (used_blks > copy->geom.blk_count)
+		return errmsg_set(-EINVAL, "copy: %llu blocks in use of %llu", (ull)used_blks, (ull)copy->geom.blk_count);
+	sb.used_blks = le64_put(used_blks);
+	err = sb_write_both(copy, &sb);
+	if (!err)
+		copy->used_blks = used_blks;
+	return err;
+}
+
 void copy_close(struct copy *copy)
 {
 	if (!copy)
