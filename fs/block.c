@@ -187,11 +187,6 @@ const void *block_content(const struct shadow *shadow)
 	return shadow->content;
 }
 
-uint64_t block_number(const struct shadow *shadow)
-{
-	return shadow->blk;
-}
-
 /* ---------------------------------------------------------------- changing */
 
 int block_edit(struct fs *fs, uint64_t blk, uint32_t type, struct shadow **shadow)

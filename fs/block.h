@@ -35,7 +35,6 @@ int block_edit(struct fs *fs, uint64_t blk, uint32_t type, struct shadow **shado
 
 /* Current content of a shadow; changed only through block_put. */
 const void *block_content(const struct shadow *shadow);
-uint64_t block_number(const struct shadow *shadow);
 
 /* Changes len bytes at off; lines whose content stays equal do not become dirty. -ENOMEM. */
 int block_put(struct fs *fs, struct shadow *shadow, uint32_t off, const void *src, uint32_t len);

@@ -311,12 +311,6 @@ int map_set_run(struct fs *fs, struct fs_inode_omf *inode, enum alloc_class clas
 	return 0;
 }
 
-int map_set(
-	struct fs *fs, struct fs_inode_omf *inode, enum alloc_class class, uint64_t fblk, uint64_t ptr, uint64_t *old)
-{
-	return map_set_run(fs, inode, class, fblk, 1, &ptr, old);
-}
-
 int map_cost(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, uint64_t *blks)
 {
 	uint64_t ptr = le64_get(inode->root), parent = 0;

@@ -147,17 +147,6 @@ bool replication_may_block(struct replication *r)
 	return true;
 }
 
-bool replication_busy(const struct replication *r)
-{
-	for (unsigned i = 0; i < r->slot_count; i++) {
-		const struct slot *slot = &r->slots[i];
-
-		if ((slot->state == SLOT_LIVE || slot->state == SLOT_CATCHING) && slot_acked(slot) < slot->sent)
-			return true;
-	}
-	return false;
-}
-
 static bool any_connecting(const struct replication *r)
 {
 	for (unsigned i = 0; i < r->slot_count; i++) {

@@ -7,8 +7,8 @@
  *   replication_compare  histories compared, the local copy brought up to date, replicas caught up: before fs_open
  *   fs_open              with cfg.repl = &replication_ops, cfg.repl_ctx = the struct replication
  *   replication_start    mount nonce, membership, rule, epoch: into the first commit, which it asks for
- *   loop                 replication_poll, then fs_poll; sleep on replication_fds when replication_may_block and not
- *                        replication_busy, at most replication_timeout_ms
+ *   loop                 replication_poll, then fs_poll; sleep on replication_fds when replication_may_block, at most
+ *                        replication_timeout_ms
  *   replication_close    before fs_close (it takes a waiter back); after it nothing but fs_close may be called
  *
  * Works without any remote replica as well: then nothing waits. Replicas that fail are tried again in the background;
@@ -81,8 +81,6 @@ bool replication_poll(struct replication *r);
 unsigned replication_fds(struct replication *r, int *fds);
 /* False when an event of a link may already be pending: poll again instead of sleeping. */
 bool replication_may_block(struct replication *r);
-/* An answer of a replica is being waited for. */
-bool replication_busy(const struct replication *r);
 /* Milliseconds until replication_poll has to be called for its timers (reconnecting); -1: none. */
 int replication_timeout_ms(const struct replication *r);
 

@@ -37,14 +37,12 @@ int orphan_step(struct fs *fs, uint64_t ino, bool *done);
 int map_get(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, uint64_t *ptr);
 /* Pointers of count blocks from fblk on into ptrs: one walk per node, not per block. */
 int map_get_run(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, uint64_t count, uint64_t *ptrs);
-/* Sets the pointer (0 makes a hole), growing the tree; *old is what was there. inode->root, height and blocks change in
- * memory: the caller stores the inode. Blocks are neither linked nor freed here. Index blocks are taken as class. */
-int map_set(struct fs *fs, struct fs_inode_omf *inode, enum alloc_class class, uint64_t fblk, uint64_t ptr, uint64_t *old);
-/* The same for count neighbouring blocks, each node walked and stored once: ptrs[i] for fblk + i, olds[i] what was
- * there. */
+/* Sets the pointers of count neighbouring blocks (0 makes a hole), growing the tree, each node walked and stored once:
+ * ptrs[i] for fblk + i; olds[i] is what was there. inode->root, height and blocks change in memory: the caller stores the
+ * inode. Blocks are neither linked nor freed here. Index blocks are taken as class. */
 int map_set_run(struct fs *fs, struct fs_inode_omf *inode, enum alloc_class class, uint64_t fblk, uint64_t count,
 		const uint64_t *ptrs, uint64_t *olds);
-/* Most index blocks that map_set of fblk may allocate: 0 when its leaf node is there. */
+/* Most index blocks that map_set_run of fblk alone may allocate: 0 when its leaf node is there. */
 int map_cost(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, uint64_t *blks);
 /* Frees data and index blocks from fblk on, walking from the end, at most max data blocks; *left tells whether more
  * remain. Empty index blocks go with their last pointer. The caller stores the inode. */

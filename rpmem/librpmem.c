@@ -231,13 +231,13 @@ const char *rpmem_check_version(unsigned major_required, unsigned minor_required
 	static _Thread_local char text[96];
 
 	if (major_required != RPMEM_MAJOR_VERSION) {
-		snprintf(text, sizeof(text), "librpmem major version mismatch (need %u, found %u)", major_required,
+		snprintf(text, sizeof(text), "librpmem major version mismatch (need %u, found %d)", major_required,
 			 RPMEM_MAJOR_VERSION);
 		errmsg_set(0, "%s", text);
 		return text;
 	}
 	if (minor_required > RPMEM_MINOR_VERSION) {
-		snprintf(text, sizeof(text), "librpmem minor version mismatch (need %u, found %u)", minor_required,
+		snprintf(text, sizeof(text), "librpmem minor version mismatch (need %u, found %d)", minor_required,
 			 RPMEM_MINOR_VERSION);
 		errmsg_set(0, "%s", text);
 		return text;

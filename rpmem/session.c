@@ -165,7 +165,7 @@ static void peer_fill(struct session *session, const struct session_cfg *cfg)
 /* ---------------------------------------------------------------- opening and closing */
 static int session_steps(struct session *session, const struct session_cfg *cfg, const struct deadline *deadline)
 {
-	enum session_step unasked, *step = cfg->step ? cfg->step : &unasked;
+	enum session_step unasked = SESSION_REACH, *step = cfg->step ? cfg->step : &unasked;
 	int err;
 
 	*step = SESSION_REACH;

@@ -35,13 +35,18 @@ static uint64_t get(const struct fs_inode_omf *from, uint64_t fblk)
 	return ptr;
 }
 
+static int set_one(struct fs_inode_omf *to, uint64_t fblk, uint64_t ptr, uint64_t *old)
+{
+	return map_set_run(fs, to, ALLOC_META, fblk, 1, &ptr, old);
+}
+
 static uint64_t set(uint64_t fblk)
 {
 	uint64_t old, blk;
 
 	op_begin(fs);
 	blk = fake_data(fs);
-	cr_assert_eq(map_set(fs, &inode, ALLOC_META, fblk, blk, &old), 0);
+	cr_assert_eq(set_one(&inode, fblk, blk, &old), 0);
 	cr_assert_eq(old, 0);
 	op_end(fs);
 	return blk;
@@ -125,7 +130,7 @@ Test(map, refuses_blocks_beyond_its_greatest_height)
 	uint64_t ptrs[2] = { 5000, 5001 }, olds[2], found;
 
 	op_begin(fs);
-	cr_expect_eq(map_set(fs, &inode, ALLOC_META, TOP, ptrs[0], olds), -EFBIG);
+	cr_expect_eq(set_one(&inode, TOP, ptrs[0], olds), -EFBIG);
 	cr_expect_eq(map_set_run(fs, &inode, ALLOC_META, TOP - 1, 2, ptrs, olds), -EFBIG);
 	op_abort(fs, 0);
 	cr_expect_eq(get(&inode, TOP), 0);
@@ -247,7 +252,7 @@ Test(map, unwritten_marks_survive_growing_and_lowering)
 
 	op_begin(fs);
 	blk = fake_data(fs);
-	cr_assert_eq(map_set(fs, &inode, ALLOC_META, 0, blk | FS_PTR_UNWRITTEN, &old), 0);
+	cr_assert_eq(set_one(&inode, 0, blk | FS_PTR_UNWRITTEN, &old), 0);
 	op_end(fs);
 	set(1ull << 27);
 	cr_expect_eq(get(&inode, 0), blk | FS_PTR_UNWRITTEN);
@@ -365,7 +370,7 @@ Test(map, refuses_damaged_nodes)
 		if (wrong[i] != root) {
 			cr_expect_lt(map_get(fs, &copy, 0, &ptr), 0);
 			cr_expect_lt(map_next(fs, &copy, 0, &found), 0);
-			cr_expect_lt(map_set(fs, &copy, ALLOC_META, 0, 0, &old), 0);
+			cr_expect_lt(set_one(&copy, 0, 0, &old), 0);
 		}
 		cr_expect_lt(map_trim(fs, &copy, 0, 100, &left), 0);
 		cr_expect_lt(map_split(fs, &copy, 1, &tail), 0);

@@ -137,8 +137,9 @@ static inline size_t encoded(const struct ctl_msg *msg, uint8_t buf[CTL_MSG_BYTE
 static inline struct ctl_msg ask(const struct daemon *d, const struct ctl_msg *msg)
 {
 	uint8_t buf[CTL_MSG_BYTES_MAX];
+	size_t len = encoded(msg, buf);
 
-	raw_send(d, buf, encoded(msg, buf));
+	raw_send(d, buf, len);
 	return receive(d);
 }
 

@@ -284,10 +284,6 @@ const void *block_content(const struct shadow *shadow)
 {
 	return shadow->content;
 }
-uint64_t block_number(const struct shadow *shadow)
-{
-	return shadow->blk;
-}
 
 static void count_line(struct fs *fs, struct shadow *shadow, unsigned line)
 {
