@@ -293,7 +293,7 @@ static void slot_unlink(struct slot *slot)
 	slot->mark = slot_acked(slot);
 	slot->tail = slot_tail(slot);
 	counters_add(&slot->past, &slot->link->count);
-	slot->link->ops->close(slot->link);
+	slot->link->ops->drop(slot->link); /* the loop serves others, and waits for nobody who may be stopped */
 	slot->link = NULL;
 	slot->post_err = 0;
 	if (slot->sync_taken)

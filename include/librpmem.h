@@ -98,7 +98,7 @@ int rpmem_close(RPMEMpool *rpp);
 #define RPMEM_REMOVE_POOL_SET 0x2 /* the pool set file as well */
 
 /* Removes the part files of a pool at the target, with RPMEM_REMOVE_POOL_SET the pool set file too. EINVAL: unknown
- * flags, target, name. ENOENT; EBUSY: in use; else as rpmem_open. */
+ * flags, target, name. ENOENT; EAGAIN: in use; else as rpmem_open. */
 int rpmem_remove(const char *target, const char *pool_set_name, int flags);
 
 /* ---------------------------------------------------------------- data

@@ -83,6 +83,8 @@ struct repl_link_ops {
 	int (*refresh)(struct repl_link *link); /* STATUS again: peer is up to date */
 	/* Ends the session in order (CLOSE) and frees the link. Blocks at most the deadline, and not at all when DOWN. */
 	void (*close)(struct repl_link *link);
+	/* Ends the session without a word and frees the link; waits for no answer. The target sees the channel end. */
+	void (*drop)(struct repl_link *link);
 };
 
 struct repl_link {

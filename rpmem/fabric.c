@@ -250,7 +250,7 @@ static bool address_granted(const struct fi_info *info, const char *address)
 	return !strcmp(text, address);
 }
 
-static int listen_start(struct fab *fab, uint16_t *port)
+static int listen_start(struct fab *fab, const char *address, uint16_t *port)
 {
 	struct sockaddr_storage addr;
 	size_t len = sizeof(addr);
@@ -267,7 +267,8 @@ static int listen_start(struct fab *fab, uint16_t *port)
 	if (!ret)
 		ret = fi_getname(&fab->pep->fid, &addr, &len);
 	if (ret)
-		return errmsg_set(fab_errno(ret), "fabric listen: %s", lib.strerror(-ret));
+		return errmsg_set(fab_errno(ret), "fabric provider %s cannot listen on %s: %s", fab->provider,
+				  address ? address : "any address", lib.strerror(-ret));
 	*port = ntohs(addr.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&addr)->sin6_port :
 						   ((struct sockaddr_in *)&addr)->sin_port);
 	return 0;
@@ -287,14 +288,15 @@ int fab_listen(const char *provider, const char *address, struct fab **out, uint
 		return err;
 	if (address && !address_granted(info, address)) {
 		lib.freeinfo(info);
-		return errmsg_set(-EADDRNOTAVAIL, "fabric provider %s cannot listen on %s", provider, address);
+		return errmsg_set(-EADDRNOTAVAIL, "fabric provider %s cannot listen on %s: it takes another address of this machine",
+				 provider, address);
 	}
 	err = fab_new(provider, info, &fab);
 	if (err) {
 		lib.freeinfo(info);
 		return err;
 	}
-	err = listen_start(fab, port);
+	err = listen_start(fab, address, port);
 	if (err)
 		fab_close(fab);
 	else

@@ -65,6 +65,8 @@ static int answer_refused(struct lane *lane, const struct lane_sent *sent, uint1
 	int err = wire_status_err(status);
 
 	switch (sent->op) {
+	case LANE_PING:
+		return errmsg_set(err, "the target ended the session: %s", wire_status_name(status));
 	case LANE_READ:
 	case LANE_WRITE:
 	case LANE_DEEP:

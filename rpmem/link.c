@@ -295,20 +295,37 @@ static void link_free(struct link *link)
 	free(link);
 }
 
+static void connector_end(struct link *link)
+{
+	__atomic_store_n(&link->cancel, true, __ATOMIC_RELEASE);
+	if (!link->joined)
+		pthread_join(link->connector, NULL);
+	link->joined = true;
+}
+
+static void link_drop(struct repl_link *pub)
+{
+	struct link *link = link_of(pub);
+
+	connector_end(link);
+	if (link->session)
+		session_drop(link->session);
+	link_free(link);
+}
+
 static void link_close(struct repl_link *pub)
 {
 	struct link *link = link_of(pub);
 	struct deadline deadline;
 
-	__atomic_store_n(&link->cancel, true, __ATOMIC_RELEASE);
-	if (!link->joined)
-		pthread_join(link->connector, NULL);
-	if (link->session && pub->state == REPL_DOWN) {
-		session_drop(link->session);
-	} else if (link->session) {
-		deadline = link_deadline(link);
-		session_close(link->session, &deadline);
+	if (pub->state == REPL_DOWN) {
+		link_drop(pub);
+		return;
 	}
+	connector_end(link);
+	deadline = link_deadline(link);
+	if (link->session)
+		session_close(link->session, &deadline);
 	link_free(link);
 }
 
@@ -331,6 +348,7 @@ static const struct repl_link_ops link_ops = {
 	.reset = link_reset,
 	.refresh = link_refresh,
 	.close = link_close,
+	.drop = link_drop,
 };
 
 static void attr_copy(const struct pool_attr *attr, struct ctl_attr *msg)

@@ -360,6 +360,12 @@ static int remove_by(const struct target *target, const char *command, const cha
 	return err ? errmsg_prefix(step_errno(err, step, target), "removing %s", set_name) : 0;
 }
 
+/* A pool in use: PMDK's library gave what rpmemd --remove exits with. */
+static int remove_errno(int err)
+{
+	return err == -EBUSY ? -EAGAIN : err;
+}
+
 int rpool_remove(const char *target_text, const char *set_name, unsigned flags)
 {
 	struct deadline deadline = deadline_in(RPOOL_OPEN_MS, NULL);
@@ -370,5 +376,5 @@ int rpool_remove(const char *target_text, const char *set_name, unsigned flags)
 	if (err)
 		return -EINVAL;
 	err = env_command(command);
-	return err ? err : remove_by(&target, command, set_name, flags, &deadline);
+	return err ? err : remove_errno(remove_by(&target, command, set_name, flags, &deadline));
 }

@@ -88,6 +88,8 @@ static int key_set(struct config *cfg, enum config_key key, const char *value)
 {
 	int err = value_set(cfg, key, value);
 
+	if (!err && key == CONFIG_LOG_FILE)
+		cfg->use_syslog = false; /* of log-file and use-syslog the later one decides */
 	if (!err && (key == CONFIG_LOG_FILE || key == CONFIG_USE_SYSLOG))
 		cfg->log_told = true;
 	return err;

@@ -8,7 +8,7 @@
  * and a failed medium end it. One poll(2) waits for input, for the stop descriptor and for the lanes' end.
  *
  * The lanes of a plain session come and go and may be silent, so its sign of life is the control channel: no message for idle_ms
- * ends it. What has arrived is read before the clock is looked at: who was stopped himself does not blame the peer. CLOSE is answered when lanes, copy and lock are gone, so that whoever reads the answer can open at once. */
+ * ends it. So it is where there are no lanes: nobody holds a pool who is not heard. What has arrived is read before the clock is looked at: who was stopped himself does not blame the peer. CLOSE is answered when lanes, copy and lock are gone, so that whoever reads the answer can open at once. */
 #include "server.h"
 
 #include <errno.h>
@@ -159,7 +159,7 @@ static int do_open(struct server *s, const struct ctl_msg *req, struct ctl_msg *
 	if (err)
 		return err;
 	s->state = AT_SERVING;
-	if (!(req->u.open.flags & CTL_OPEN_FS))
+	if (!(req->u.open.flags & CTL_OPEN_FS) || req->u.open.flags & CTL_OPEN_NO_LANES)
 		s->idle_ms = answer->u.session.idle_ms;
 	return 0;
 }

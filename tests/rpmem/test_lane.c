@@ -9,7 +9,7 @@
 #include <time.h>
 #include "errmsg.h"
 #include "rpmem/lane.h"
-#include "rpmemd/engine.h"
+#include "rpmemd/engine_impl.h"
 #include "rpmemd/lanes.h"
 #include "tests/support/chain.h"
 
@@ -313,6 +313,20 @@ Test(lane, refused_commit_ends_the_lane, .timeout = LIMIT)
 	cr_expect_eq(lane_news(rig.lane[0])->acked, 0);
 	cr_expect(strstr(errmsg_get(), "refused commit 2"), "%s", errmsg_get());
 	free(rec);
+	all_down();
+}
+
+/* A medium that failed at the target is met by a heartbeat first: the message says that, and not something about a commit. */
+Test(lane, a_refused_heartbeat_says_what_the_target_said, .timeout = LIMIT)
+{
+	uint64_t ms;
+
+	target_up(1, 20000, 20000);
+	cr_assert_eq(lane_up(0, &rig.session, 1000), 0, "%s", errmsg_get());
+	engine_fail(rig.engine, -EIO);
+	cr_expect_eq(lane_death(rig.lane[0], &ms), -EIO);
+	cr_expect(strstr(errmsg_get(), "the target ended the session: "), "%s", errmsg_get());
+	cr_expect(!strstr(errmsg_get(), "commit"), "%s", errmsg_get());
 	all_down();
 }
 

@@ -1,8 +1,11 @@
 /* librpmem's life and its errors: each row of the errno table, against a real rpmemd. */
 #include "tests/support/rpmem_rig.h"
+#include "codec.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #define LIMIT 60
@@ -121,7 +124,7 @@ Test(librpmem, errnos_of_the_target, .timeout = LIMIT)
 	cr_assert_eq(rig_create(&rig), 0, "%s", rpmem_errormsg());
 	cr_expect_eq(open_errno("@local", "r.set", RIG_BYTES), EBUSY);
 	cr_expect_eq(rpmem_remove("@local", "r.set", 0), -1);
-	cr_expect_eq(errno, EBUSY, "%s", strerror(errno));
+	cr_expect_eq(errno, EAGAIN, "%s", strerror(errno));
 	cr_expect_eq(rpmem_close(rig.pool), 0, "%s", rpmem_errormsg());
 	rig.pool = NULL;
 	cr_expect_eq(create_errno("@local", "r.set", RIG_BYTES, &rig.attr), EEXIST);
@@ -131,7 +134,8 @@ Test(librpmem, errnos_of_the_target, .timeout = LIMIT)
 	cr_assert_geq(fd, 0);
 	cr_assert_eq(pwrite(fd, "damage", 6, 16), 6);
 	close(fd);
-	cr_expect_neq(open_errno("@local", "r.set", RIG_BYTES), 0, "a damaged header is refused");
+	cr_expect_eq(open_errno("@local", "r.set", RIG_BYTES), EINVAL, "a damaged header");
+	cr_expect(strstr(rpmem_errormsg(), "checksum"), "%s", rpmem_errormsg());
 	cr_expect_eq(rpmem_remove("@local", "r.set", 0), 0, "%s", rpmem_errormsg());
 	cr_expect_neq(access(path, F_OK), 0);
 	cr_expect_eq(rpmem_remove("@local", "r.set", 0), -1);
@@ -159,6 +163,10 @@ Test(librpmem, errnos_of_the_way, .timeout = LIMIT)
 	snprintf(rig.command, sizeof(rig.command), "%.3000s/rpmemd --config %s/bad.conf", rig.build, rig.dir);
 	setenv("RPMEM_CMD", rig.command, 1);
 	cr_expect_eq(create_errno("@local", "r.set", RIG_BYTES, &rig.attr), EINVAL);
+	cr_expect(strstr(rpmem_errormsg(), "bad.conf:1"), "what it said last is told: %s", rpmem_errormsg());
+	snprintf(rig.command, sizeof(rig.command), "%.3000s/rpmemd --poolset-dir relative", rig.build);
+	setenv("RPMEM_CMD", rig.command, 1);
+	cr_expect_eq(create_errno("@local", "r.set", RIG_BYTES, &rig.attr), EINVAL);
 	cr_expect_eq(create_errno("127.0.0.1:1", "r.set", RIG_BYTES, &rig.attr), ECONNRESET);
 	cr_expect(strstr(rpmem_errormsg(), "127.0.0.1"), "%s", rpmem_errormsg());
 	cr_expect_eq(create_errno("no-such-host.invalid", "r.set", RIG_BYTES, &rig.attr), ENOMEDIUM);
@@ -173,6 +181,102 @@ Test(librpmem, errnos_of_the_way, .timeout = LIMIT)
 	setenv("FI_FORK_UNSAFE", "1", 1);
 	create_errno("@local", "r.set", RIG_BYTES, &rig.attr);
 	cr_expect_str_eq(rpmem_errormsg(), "libfabric is initialized without fork() support (unset FI_FORK_UNSAFE)");
+	rig_fini(&rig);
+}
+
+/* ---------------------------------------------------------------- answers of a target that is none */
+
+/* Start status 0 and these answers are all the target says. */
+static void target_says(const struct ctl_msg *answers, unsigned count)
+{
+	uint8_t buf[CTL_MSG_BYTES_MAX];
+	char path[PATH_MAX], command[PATH_MAX];
+	FILE *file;
+
+	rig_path(&rig, "said", path);
+	file = fopen(path, "w");
+	cr_assert(file);
+	cr_assert_eq(fwrite("\0\0\0\0", 1, 4, file), 4);
+	for (unsigned i = 0; i < count; i++) {
+		size_t len = 0;
+
+		cr_assert_eq(ctl_encode(&answers[i], buf, &len), 0);
+		cr_assert_eq(fwrite(buf, 1, len, file), len);
+	}
+	cr_assert_eq(fclose(file), 0);
+	rig_path(&rig, "fake", command);
+	rig_file(&rig, "fake", "#!/bin/sh\ncat %s\nexec cat >/dev/null\n", path);
+	cr_assert_eq(chmod(command, 0700), 0);
+	setenv("RPMEM_CMD", command, 1);
+}
+
+/* Each status of the wire, as an answer to CREATE and to OPEN. */
+Test(librpmem, errnos_of_refusals, .timeout = LIMIT)
+{
+	static const struct { enum wire_status status; int want; } rows[] = {
+		{ WIRE_BAD_PROTO, EPROTO }, { WIRE_BAD_VERSION, EPROTONOSUPPORT }, { WIRE_BAD_NAME, EINVAL },
+		{ WIRE_BAD_SET, EINVAL }, { WIRE_BAD_SIZE, EFBIG }, { WIRE_BAD_ARG, EINVAL }, { WIRE_NO_POOL, ENOENT },
+		{ WIRE_EXISTS, EEXIST }, { WIRE_BUSY, EBUSY }, { WIRE_NO_ACCESS, EACCES }, { WIRE_NO_PROVIDER, EMEDIUMTYPE },
+		{ WIRE_NO_SPACE, ENOSPC }, { WIRE_NO_MEMORY, ENOMEM }, { WIRE_IO, EIO }, { WIRE_FATAL, EREMOTEIO },
+	};
+	struct ctl_msg answers[2] = { { .type = CTL_HELLO + CTL_ANSWER, .u.hello = { CTL_VERSION, CTL_VERSION, 0 } },
+				      { .type = CTL_ERROR } };
+
+	rig_init(&rig, "");
+	strcpy(answers[1].u.error.text, "so it is");
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		answers[1].u.error.status = (uint16_t)rows[i].status;
+		target_says(answers, 2);
+		cr_expect_eq(create_errno("@local", "r.set", RIG_BYTES, &rig.attr), rows[i].want, "status %u: %s",
+			     rows[i].status, rpmem_errormsg());
+		cr_expect(strstr(rpmem_errormsg(), "so it is"), "%s", rpmem_errormsg());
+		cr_expect_eq(open_errno("@local", "r.set", RIG_BYTES), rows[i].want, "status %u: %s", rows[i].status,
+			     rpmem_errormsg());
+	}
+	rig_fini(&rig);
+}
+
+/* An rpmemd of another time. */
+Test(librpmem, errnos_of_other_versions, .timeout = LIMIT)
+{
+	struct ctl_msg answer = { .type = CTL_HELLO + CTL_ANSWER, .u.hello = { CTL_VERSION + 1, CTL_VERSION + 2, 0 } };
+
+	rig_init(&rig, "");
+	target_says(&answer, 1);
+	cr_expect_eq(create_errno("@local", "r.set", RIG_BYTES, &rig.attr), EPROTONOSUPPORT);
+	cr_expect(strstr(rpmem_errormsg(), "versions 2 to 3"), "%s", rpmem_errormsg());
+	answer = (struct ctl_msg){ .type = CTL_ERROR, .u.error.status = WIRE_BAD_VERSION };
+	target_says(&answer, 1);
+	cr_expect_eq(open_errno("@local", "r.set", RIG_BYTES), EPROTONOSUPPORT);
+	cr_expect_eq(rpmem_remove("@local", "r.set", 0), -1);
+	cr_expect_eq(errno, EPROTONOSUPPORT);
+	answer = (struct ctl_msg){ .type = CTL_STATUS + CTL_ANSWER };
+	target_says(&answer, 1);
+	cr_expect_eq(open_errno("@local", "r.set", RIG_BYTES), EPROTO, "the answer to another question");
+	rig_fini(&rig);
+}
+
+/* Files that the user at the target may not use. Root may use all while it has the capability to, so its rpmemd gets none. */
+Test(librpmem, errno_of_missing_permission, .timeout = LIMIT)
+{
+	char path[PATH_MAX];
+
+	rig_init(&rig, "");
+	cr_assert_eq(rig_create(&rig), 0, "%s", rpmem_errormsg());
+	cr_expect_eq(rpmem_close(rig.pool), 0);
+	rig.pool = NULL;
+	prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE);
+	prctl(PR_CAPBSET_DROP, CAP_DAC_READ_SEARCH);
+	rig_path(&rig, "part", path);
+	cr_assert_eq(chmod(path, 0), 0);
+	cr_expect_eq(open_errno("@local", "r.set", RIG_BYTES), EACCES);
+	cr_expect(strstr(rpmem_errormsg(), path), "the file is named: %s", rpmem_errormsg());
+	rig_path(&rig, "r.set", path);
+	cr_assert_eq(chmod(path, 0), 0);
+	cr_expect_eq(create_errno("@local", "r.set", RIG_BYTES, &rig.attr), EACCES);
+	cr_expect(strstr(rpmem_errormsg(), path), "the file is named: %s", rpmem_errormsg());
+	cr_expect_eq(rpmem_remove("@local", "r.set", 0), -1);
+	cr_expect_eq(errno, EACCES);
 	rig_fini(&rig);
 }
 

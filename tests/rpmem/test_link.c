@@ -380,6 +380,31 @@ static void target_lost(int signal_number, int idle, uint64_t within_ms)
 	link_rig_fini(&rig);
 }
 
+/* The owner gives up a link that is UP, and whose target will not answer any more: that takes no deadline. */
+Test(link, dropping_waits_for_nobody, .timeout = LIMIT)
+{
+	uint64_t start;
+	pid_t pid;
+
+	link_rig_init(&rig, "");
+	rig.cfg.notice_ms = 30000;
+	link_rig_format(&rig);
+	link_rig_commit(&rig);
+	pid = child_find();
+	cr_assert_gt(pid, 0);
+	cr_assert_eq(kill(pid, SIGSTOP), 0);
+	cr_assert_eq(rig.link->state, REPL_UP);
+	start = now_ms();
+	rig.link->ops->drop(rig.link);
+	rig.link = NULL;
+	cr_expect_leq(now_ms() - start, 10000, "dropping took %llu ms", (unsigned long long)(now_ms() - start));
+	while (child_find() && now_ms() - start < 20000)
+		poll(NULL, 0, 5);
+	cr_expect_eq(child_find(), 0, "the child was left behind");
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
 Test(link, stopped_target_is_noticed_while_idle, .timeout = LIMIT)
 {
 	target_lost(SIGSTOP, true, NOTICE_MS + SLACK_MS);

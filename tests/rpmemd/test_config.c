@@ -185,10 +185,32 @@ Test(config, a_log_file_turns_syslog_off_and_the_later_option_decides)
 	cr_assert_eq(PARSE(&cfg, (char *)"--log-file", (char *)"/x", (char *)"--use-syslog"), 0);
 	cr_assert_eq(load(&cfg), 0);
 	cr_expect(cfg.use_syslog);
-	put(global_path, "log-file = /x\n"); /* in a file it does not */
-	cr_assert_eq(PARSE(&cfg), 0);
-	cr_assert_eq(load(&cfg), 0);
-	cr_expect(cfg.use_syslog && cfg.log_told);
+}
+
+/* In files as on the command line: the later line decides, and that of the user's file is later than that of the global one. */
+Test(config, a_log_file_in_a_file_turns_syslog_off_and_the_later_line_decides)
+{
+	static const struct { const char *global, *user; bool syslog; } cases[] = {
+		{ "log-file = /x\n", "", false },
+		{ "log-file = /x\nuse-syslog = yes\n", "", true },
+		{ "use-syslog = yes\nlog-file = /x\n", "", false },
+		{ "use-syslog = no\n", "", false },
+		{ "log-file = /x\n", "use-syslog = yes\n", true },
+		{ "use-syslog = yes\n", "log-file = /x\n", false },
+	};
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct config cfg;
+
+		put(global_path, cases[i].global);
+		put(user_path, cases[i].user);
+		cr_assert_eq(PARSE(&cfg), 0);
+		cr_assert_eq(load(&cfg), 0);
+		cr_expect(cfg.log_told && cfg.use_syslog == cases[i].syslog, "row %u", i);
+		cr_assert_eq(PARSE(&cfg, (char *)"--use-syslog"), 0);
+		cr_assert_eq(load(&cfg), 0);
+		cr_expect(cfg.use_syslog, "the command line has the last word: row %u", i);
+	}
 }
 
 Test(config, only_a_chosen_log_destination_can_fail)

@@ -356,6 +356,7 @@ Test(server, a_replacing_create_without_lanes_loses_nothing)
 	start();
 	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
 	cr_expect_neq(ask(&m, &answer), WIRE_OK);
+	cr_expect(strstr(answer.u.error.text, "192.0.2.1"), "%s", answer.u.error.text);
 	cr_expect(!stat(part, &after) && after.st_ino == before.st_ino, "the pool is gone");
 	close_session();
 	server.bind_address = NULL;
@@ -425,12 +426,19 @@ Test(server, a_silent_plain_session_ends_and_a_ping_is_a_sign_of_life)
 	cr_expect(part_there());
 }
 
-/* Silence on the control channel is none of a file system's session, whose lanes are heard instead. */
-Test(server, a_silent_session_of_a_file_system_stays)
+/* Silence on the control channel is none of a file system's session, whose lanes are heard instead; without lanes it is. */
+Test(server, a_silent_session_of_a_file_system_stays_while_it_has_lanes)
 {
+	struct ctl_msg m = { .type = CTL_OPEN, .u.open = { .flags = CTL_OPEN_FS, .lanes = 1, .provider = "tcp",
+		.set_name = "a.set" } };
+
 	config.idle_ms = 200;
 	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
 	cr_assert_eq(open_pool(CTL_CREATE, CTL_OPEN_FS), WIRE_OK);
+	cr_expect_eq(ended(), -ETIMEDOUT, "nobody is heard, and the pool is held");
+	start();
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(ask(&m, &answer), WIRE_OK, "%s", answer.u.error.text);
 	usleep(600000);
 	cr_expect_eq(ask_plain(CTL_PING), WIRE_OK);
 	close_session();

@@ -3,11 +3,13 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -434,6 +436,39 @@ Test(store, a_directory_is_a_part)
 	store_close(&s);
 	cr_expect_eq(store_remove(dir, "dir.set", 0), 0);
 	cr_expect_eq(file_size(path), -1);
+}
+
+/* Where a file system has several device numbers (btrfs subvolumes; here an overlay of two), /proc/locks names another one than
+ * stat(2) does. The holder is found all the same, and ended by a takeover. */
+Test(store, a_lock_is_found_where_the_device_numbers_differ)
+{
+	static const char mounts[] = "cd %s && mkdir low up mnt && mount -t tmpfs low low && mount -t tmpfs up up && mkdir up/u up/w"
+		" && mount -t overlay over -o lowerdir=low,upperdir=up/u,workdir=up/w mnt";
+	struct ctl_open r = request("a.set");
+	struct stat st, root;
+	char cmd[300];
+	struct stored s;
+	pid_t pid, found = 0;
+
+	snprintf(cmd, sizeof(cmd), mounts, base);
+	if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) || system(cmd))
+		cr_skip_test("no mounts of our own here");
+	path_of(part, sizeof(part), "mnt/part0");
+	put_set("pools/a.set", "", "8M");
+	cr_assert_eq(create("a.set"), 0, "%s", errmsg_get());
+	path_of(cmd, sizeof(cmd), "mnt");
+	cr_assert(!stat(part, &st) && !stat(cmd, &root));
+	if (st.st_dev == root.st_dev)
+		cr_skip_test("one device number for all of an overlay");
+	pid = holder(false);
+	cr_expect_eq(pool_lock_holder(&st, &found), 1);
+	cr_expect_eq(found, pid);
+	r.flags = CTL_OPEN_TAKEOVER;
+	cr_assert_eq(store_open(dir, &r, &s), 0, "%s", errmsg_get());
+	store_close(&s);
+	cr_expect_eq(waitpid(pid, NULL, WNOHANG), pid);
+	snprintf(cmd, sizeof(cmd), "umount %s/mnt %s/up %s/low", base, base, base);
+	cr_expect(!system(cmd));
 }
 
 /* The holder is told by inode and device; another file with the same inode number is not it. */

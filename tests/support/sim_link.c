@@ -490,6 +490,7 @@ static const struct repl_link_ops sim_ops = {
 	.reset = sim_reset,
 	.refresh = sim_refresh,
 	.close = sim_close,
+	.drop = sim_close,
 };
 
 int sim_link_open(const struct poolset_replica *replica, const struct repl_cfg *cfg, struct repl_link **out)
