@@ -240,27 +240,27 @@ static void check_idle_entries(struct fsck *f, uint64_t group)
 	}
 }
 
+/* The table says what the summary must be, if all of it can be read. */
+#define summary_wrong(w, ...)                                                                                          \
+	((w)->whole ? fsck_fixable((w)->f, FSCK_FIX_COUNT, (w)->group, (w)->used, __VA_ARGS__)                         \
+		    : fsck_found((w)->f, __VA_ARGS__))
+
 static void check_summary(struct group_walk *w)
 {
 	uint64_t tail = le64_get(copy_sb(w->f->copy)->tail_seq), seq;
 	uint32_t told;
 
-	if (copy_summary_get(w->f->copy, w->group, &seq, &told)) {
-		if (w->whole)
-			fsck_fixable(w->f, FSCK_FIX_COUNT, w->group, w->used, "%s", errmsg_get());
-		else
-			fsck_found(w->f, "%s", errmsg_get());
-		return;
-	}
-	if (told != w->used)
-		fsck_fixable(w->f, FSCK_FIX_COUNT, w->group, w->used,
-			"group %llu: %u blocks in use by its summary, %u by its table", (ull)w->group, told, w->used);
-	if (seq > tail)
-		fsck_found(w->f, "group %llu: summary of record %llu, applied are those up to %llu", (ull)w->group,
+	if (copy_summary_get(w->f->copy, w->group, &seq, &told))
+		summary_wrong(w, "%s", errmsg_get());
+	else if (told != w->used)
+		summary_wrong(w, "group %llu: %u blocks in use by its summary, %u by its table", (ull)w->group, told,
+			w->used);
+	else if (seq > tail)
+		summary_wrong(w, "group %llu: summary of record %llu, applied are those up to %llu", (ull)w->group,
 			(ull)seq, (ull)tail);
-	if (seq < w->newest)
-		fsck_found(w->f, "group %llu: summary of record %llu, a table entry is of %llu", (ull)w->group,
-			(ull)seq, (ull)w->newest);
+	else if (seq < w->newest)
+		summary_wrong(w, "group %llu: summary of record %llu, a table entry is of %llu", (ull)w->group, (ull)seq,
+			(ull)w->newest);
 }
 
 static uint64_t check_group(struct fsck *f, uint64_t group)

@@ -116,11 +116,9 @@ void copy_summary_put(struct copy *copy, uint64_t group, uint64_t seq, uint32_t 
 	summary_store(copy, group, seq, used);
 }
 
-/* A sequence that can be read is kept; else the tail's: a group is told as changed rather too late than too early. */
+/* The sequence becomes the tail's: a group may be told as changed too late, never too early. */
 int copy_mend_summary(struct copy *copy, uint64_t group, uint32_t used)
 {
-	uint64_t seq;
-	uint32_t told;
 	int err = copy_writable(copy);
 
 	if (err)
@@ -129,11 +127,9 @@ int copy_mend_summary(struct copy *copy, uint64_t group, uint32_t used)
 		return errmsg_set(-EBUSY, "copy: records wait in the ring");
 	if (group >= copy->geom.group_count || used > group_room(copy, group))
 		return errmsg_set(-EINVAL, "copy: group %llu cannot have %u blocks in use", (ull)group, used);
-	if (copy_summary_get(copy, group, &seq, &told) || !seq)
-		seq = copy->tail.seq;
 	pm_zero(copy->pm, summary_off(copy, group) + offsetof(struct media_summary_omf, zero),
 		sizeof(((struct media_summary_omf *)0)->zero));
-	summary_store(copy, group, seq, used);
+	summary_store(copy, group, copy->tail.seq, used);
 	return copy_fence(copy, PM_POINT_REPLAY);
 }
 
