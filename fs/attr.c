@@ -6,6 +6,7 @@
 #include "namei.h"
 
 #include <errno.h>
+#include "plant.h"
 
 #define ATTR_INODE (FS_SET_MODE | FS_SET_UID | FS_SET_GID)
 #define ATTR_ATIME (FS_SET_ATIME | FS_SET_ATIME_NOW)
@@ -136,7 +137,8 @@ static int setattr_rest(struct fs *fs, uint64_t ino, unsigned mask, const struct
 {
 	struct vinode *v;
 	struct timespec now;
-	int err = (mask & ATTR_INODE) != 0 ? inode_link_stream(fs, ino) : 0;
+	bool links = (mask & ATTR_INODE) != 0 && !PLANTED(PLANT_CHMOD);
+	int err = links ? inode_link_stream(fs, ino) : 0;
 
 	if (err == 0)
 		err = fs_room(fs, FS_OP_RECORD_BYTES); /* first: making room may link the stream and let the vinode go */
@@ -144,7 +146,7 @@ static int setattr_rest(struct fs *fs, uint64_t ino, unsigned mask, const struct
 		return err;
 	now = fs_now(fs);
 	v = vinode_find(fs, ino);
-	if (v == NULL || !v->dirty)
+	if (v == NULL || !v->dirty || PLANTED(PLANT_CHMOD))
 		return setattr_apply(fs, ino, mask, st, now);
 	if ((mask & ATTR_ATIME) != 0)
 		err = setattr_apply(fs, ino, mask & (ATTR_ATIME | FS_SET_CTIME), st, now);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include "errmsg.h"
 #include "fs_impl.h"
+#include "plant.h"
 
 #define RECORD_HEAD_BYTES (sizeof(struct redo_hdr_omf) + MEDIA_LINE_BYTES)
 #define LINK_BYTES (sizeof(struct redo_run_omf) + sizeof(le32_t))
@@ -228,7 +229,8 @@ int block_put(struct fs *fs, struct shadow *s, uint32_t off, const void *src, ui
 			if (err)
 				return err;
 			memcpy(s->content + off, from, part);
-			shadow_mark(fs, s, 1ull << line);
+			if (!PLANTED(PLANT_DIR) || s->type != FS_DIR_LEAF)
+				shadow_mark(fs, s, 1ull << line);
 		}
 		off += part;
 		from += part;
@@ -337,7 +339,7 @@ int block_free_now(struct fs *fs, uint64_t blk)
 	}
 	if (fresh_find(fs, blk, &f) && f.seq == fs->running.seq) {
 		block_unlink_fresh_data(fs, blk);
-		if (f.pushed)
+		if (f.pushed && !PLANTED(PLANT_PUSH))
 			return alloc_pend(fs, blk, fs->running.seq, 0);
 		alloc_undo(fs, blk);
 		return 0;

@@ -11,6 +11,7 @@
 #include "errmsg.h"
 #include "fs_impl.h"
 #include "log.h"
+#include "plant.h"
 
 #define CHECKPOINT_STEP_BYTES (256u << 10)
 #define CHECKPOINT_START_SHARE 8u /* checkpointing starts when 1/this of the ring is used ... */
@@ -165,6 +166,14 @@ static void commit_launch(struct fs *fs)
 	fs->running.meta_links = 0;
 }
 
+/* The planted bug: what the flying commit frees is given out again before any copy has it. */
+static void freed_reuse(struct fs *fs)
+{
+	for (size_t i = 0; i < fs->flying.freed.n; i++)
+		alloc_undo(fs, fs->flying.freed.v[i].blk);
+	fs->flying.freed.n = 0;
+}
+
 /* Makes the ring take the record. -EAGAIN: what could be checkpointed does not suffice now. */
 static int ring_make_room(struct fs *fs, uint64_t bytes)
 {
@@ -216,6 +225,8 @@ int commit_close(struct fs *fs)
 		fs->cfg.repl->post(fs->cfg.repl_ctx, &post);
 	err = copy_append(fs->copy, rec, len);
 	commit_launch(fs);
+	if (PLANTED(PLANT_REUSE))
+		freed_reuse(fs);
 	if (err) {
 		errmsg_prefix(err, "commit %llu, local copy", (unsigned long long)fs->flying.seq);
 		fs_fail(fs, err);

@@ -12,6 +12,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
+#include "plant.h"
 
 #define IMAGE_LINES_MAX 16u         /* more changed lines than this: a fresh block costs less */
 #define IMAGE_WRITE_BYTES_MAX (32u << 10) /* longer writes are not compared with the old content */
@@ -311,6 +312,8 @@ static void plan_apply(struct plan *p)
 			fill_block(p, i, b->old->blk, &b->old->csum);
 			break;
 		case WAY_FRESH:
+			if (PLANTED(PLANT_FREEZE) && b->ptr && !b->old)
+				fill_block(p, i, b->ptr & FS_PTR_BLK_MASK, &b->next.csum);
 			fill_block(p, i, b->next.blk, &b->next.csum);
 			break;
 		case WAY_EQUAL:

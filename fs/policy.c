@@ -26,6 +26,7 @@
 #include <time.h>
 #include "errmsg.h"
 #include "log.h"
+#include "plant.h"
 
 #define POST_RANGES_STACK 64u
 
@@ -104,8 +105,9 @@ uint32_t policy_min(const struct replication *r)
 /* Whether acknowledgements are held back at the cap. */
 static bool held_back(const struct replication *r)
 {
-	return r->fenced || !r->fs || r->lost || r->lost_seq > policy_all_durable(r) ||
-	       policy_live(r, true) < policy_min(r);
+	bool unrecorded = (r->lost || r->lost_seq > policy_all_durable(r)) && !PLANTED(PLANT_MEMBER);
+
+	return r->fenced || !r->fs || unrecorded || policy_live(r, true) < policy_min(r);
 }
 
 uint64_t policy_ackable(struct replication *r)

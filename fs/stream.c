@@ -10,6 +10,7 @@
 #include "errmsg.h"
 #include "fs_impl.h"
 #include "log.h"
+#include "plant.h"
 
 #define CUT_TRIM_BLKS 128u
 #define LINK_BATCH_BLKS FS_NODE_PTRS
@@ -189,7 +190,7 @@ static void staged_drop(struct fs *fs, struct vinode *v, struct stage_chunk *c, 
 	if (!s->blk)
 		return;
 	v->staged_blks--;
-	if (!s->pushed)
+	if (!s->pushed || PLANTED(PLANT_PUSH))
 		alloc_undo(fs, s->blk);
 	else if (alloc_pend(fs, s->blk, fs->running.seq, 0))
 		log_error("block %#llx: leaked until the next mount", (unsigned long long)s->blk);

@@ -19,11 +19,13 @@
 #include <linux/magic.h>
 
 #include "errmsg.h"
+#include "plant.h"
 #include "pmem.h"
 
 #define PAGE_BYTES 4096u
 
 #ifdef PM_OBSERVE
+enum plant plant_now;
 #define OBSERVE(pm, event, ...)                                                      \
 	do {                                                                         \
 		if ((pm)->observer && (pm)->observer->event)                         \

@@ -110,7 +110,16 @@ static int look_parts(struct cuts *c)
 		if (look(c, (struct image_variant){ .kind = IMAGE_RANDOM }) ||
 		    look(c, (struct image_variant){ .kind = IMAGE_WORDS }))
 			return -1;
+	for (unsigned i = 0; n > 1 && i < c->cfg->pages; i++)
+		if (look(c, (struct image_variant){ .kind = IMAGE_PAGES }))
+			return -1;
 	return 0;
+}
+
+/* A one-sided write lands now, over what is durable. */
+static int look_late(struct cuts *c)
+{
+	return image_has_late(c->image) ? look(c, (struct image_variant){ .kind = IMAGE_LATE }) : 0;
 }
 
 /* Before a fence, and at the end. */
@@ -118,7 +127,7 @@ static int look_set(struct cuts *c)
 {
 	if (look(c, (struct image_variant){ .kind = IMAGE_NONE }) || look_singles(c, c->cfg->singles))
 		return -1;
-	return look_parts(c);
+	return look_parts(c) || look_late(c) ? -1 : 0;
 }
 
 static int look_acknowledged(struct cuts *c)
@@ -153,10 +162,25 @@ static int step_event(struct cuts *c, const struct trace_event *e)
 	case TRACE_PUSH:
 		image_step(c->image, &c->run->trace, e);
 		return look(c, (struct image_variant){ .kind = IMAGE_ALL });
+	case TRACE_ANSWER:
+		if (look_late(c))
+			return -1;
+		image_step(c->image, &c->run->trace, e);
+		return 0;
 	default:
 		image_step(c->image, &c->run->trace, e);
 		return 0;
 	}
+}
+
+/* What happened to the pool, what the workload did, and what the link to the pool carried. */
+static bool concerns(const struct trace_event *e, enum trace_pool pool)
+{
+	if (e->type == TRACE_OP || e->type == TRACE_ACK)
+		return true;
+	if (e->type == TRACE_POST || e->type == TRACE_ANSWER)
+		return pool == TRACE_REPLICA;
+	return e->pool == pool;
 }
 
 int cuts_explore(struct image *image, const struct run *run, enum trace_pool pool, const uint8_t *start,
@@ -170,9 +194,8 @@ int cuts_explore(struct image *image, const struct run *run, enum trace_pool poo
 	image_start(image, start);
 	for (size_t i = 0; i < run->trace.events.n && !err; i++) {
 		const struct trace_event *e = &run->trace.events.v[i];
-		bool marker = e->type == TRACE_OP || e->type == TRACE_ACK;
 
-		if (!marker && (e->pool != pool || e->type == TRACE_POST || e->type == TRACE_ANSWER))
+		if (!concerns(e, pool))
 			continue;
 		place->event = i;
 		err = step_event(&c, e);

@@ -12,6 +12,7 @@ struct cuts_cfg {
 	unsigned singles;   /* stores taken alone and left out alone, between two fences */
 	unsigned torn;      /* a store in part */
 	unsigned random;    /* each of RANDOM and WORDS */
+	unsigned pages;     /* of PAGES */
 	unsigned quiet;     /* operations before the first that is cut */
 	unsigned second;    /* of so many images one is cut again during its recovery; 0: none */
 };

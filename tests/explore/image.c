@@ -72,6 +72,7 @@ void image_free(struct image *image)
 	munmap(image->base, image->pm.len);
 	free(image->touched);
 	vec_free(&image->open);
+	vec_free(&image->late);
 	vec_free(&image->pages);
 }
 
@@ -80,7 +81,7 @@ void image_start(struct image *image, const void *bytes)
 	image_reset(image);
 	memcpy(image->base, bytes, image->pm.len);
 	memcpy(image->pm.base, bytes, image->pm.len);
-	image->open.n = 0;
+	image->open.n = image->late.n = 0;
 }
 
 void image_reset(struct image *image)
@@ -126,6 +127,44 @@ static void open_cover(struct image *image, uint64_t off, uint64_t len)
 	}
 }
 
+/* Something else than what was pushed is durable where the push may still land. */
+static void late_cover(struct image *image, uint64_t off, uint64_t len)
+{
+	for (size_t i = 0; i < image->late.n; i++) {
+		struct image_late *l = &image->late.v[i];
+		uint64_t from = l->off > off ? l->off : off, to = l->off + l->len < off + len ? l->off + l->len : off + len;
+
+		if (from < to && memcmp(image->base + from, l->bytes + (from - l->off), to - from) != 0)
+			l->covered = true;
+	}
+}
+
+/* A commit was posted, or is answered: then what was pushed before it has landed. */
+static void late_post(struct image *image, uint64_t seq)
+{
+	for (size_t i = 0; i < image->late.n; i++)
+		if (!image->late.v[i].until)
+			image->late.v[i].until = seq;
+}
+
+static void late_answer(struct image *image, uint64_t seq)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < image->late.n; i++)
+		if (!image->late.v[i].until || image->late.v[i].until > seq)
+			image->late.v[kept++] = image->late.v[i];
+	image->late.n = kept;
+}
+
+bool image_has_late(const struct image *image)
+{
+	for (size_t i = 0; i < image->late.n; i++)
+		if (image->late.v[i].covered)
+			return true;
+	return false;
+}
+
 static void fence(struct image *image)
 {
 	for (size_t i = 0; i < image->open.n; i++) {
@@ -136,6 +175,7 @@ static void fence(struct image *image)
 		memcpy(image->base + s.off, s.bytes, s.len);
 		memcpy(image->pm.base + s.off, s.bytes, s.len);
 		open_cover(image, s.off, s.len);
+		late_cover(image, s.off, s.len);
 	}
 	for (size_t i = image->open.n; i-- > 0;)
 		if (image->open.v[i].flushed || !image->open.v[i].len)
@@ -155,6 +195,7 @@ static void flush(struct image *image, uint64_t off, uint64_t len)
 /* Pushes are taken block by block, as they are flushed and reused. */
 static void open_push(struct image *image, const struct trace_event *event, const uint8_t *bytes)
 {
+	EXPLORE_MUST(vec_push(&image->late, ((struct image_late){ .off = event->off, .len = event->len, .bytes = bytes })));
 	for (uint64_t at = 0; at < event->len; at += PAGE) {
 		uint64_t len = event->len - at < PAGE ? event->len - at : PAGE;
 
@@ -179,6 +220,12 @@ void image_step(struct image *image, const struct trace *trace, const struct tra
 		break;
 	case TRACE_FENCE:
 		fence(image);
+		break;
+	case TRACE_POST:
+		late_post(image, event->op);
+		break;
+	case TRACE_ANSWER:
+		late_answer(image, event->op);
 		break;
 	default:
 		break;
@@ -222,6 +269,7 @@ static enum part part_of(const struct image_variant *v, size_t i, enum part othe
 	case IMAGE_NONE:
 		return PART_NONE;
 	case IMAGE_ALL:
+	case IMAGE_LATE:
 		return PART_ALL;
 	case IMAGE_ONLY:
 		return i == v->store ? PART_ALL : PART_NONE;
@@ -236,6 +284,25 @@ static enum part part_of(const struct image_variant *v, size_t i, enum part othe
 	}
 }
 
+/* How many of n stores the page has seen: any number, none and all more often than others. */
+static size_t page_moment(uint64_t page, size_t n, uint64_t seed)
+{
+	uint64_t state = seed ^ page * 0x2545f4914f6cdd1dull, draw = explore_random(&state);
+
+	return draw % 4 == 0 ? 0 : draw % 4 == 1 ? n : explore_random(&state) % (n + 1);
+}
+
+static void put_pages(struct image *image, size_t i, uint64_t seed)
+{
+	const struct image_store *s = &image->open.v[i];
+
+	for (uint64_t at = s->off, end = s->off + s->len, next; at < end; at = next) {
+		next = (at / PAGE + 1) * PAGE < end ? (at / PAGE + 1) * PAGE : end;
+		if (i < page_moment(at / PAGE, image->open.n, seed))
+			image_poke(image, at, s->bytes + (at - s->off), next - at);
+	}
+}
+
 void image_apply(struct image *image, const struct image_variant *v)
 {
 	uint64_t seed = v->seed;
@@ -243,15 +310,22 @@ void image_apply(struct image *image, const struct image_variant *v)
 	enum part torn = PART_PREFIX + explore_random(&seed) % (PARTS - PART_PREFIX);
 
 	assert(image->pages.n == 0);
-	for (size_t i = 0; i < image->open.n; i++)
-		put_part(image, &image->open.v[i], part_of(v, i, others, torn, &seed), &seed);
+	for (size_t i = 0; i < image->open.n; i++) {
+		if (v->kind == IMAGE_PAGES)
+			put_pages(image, i, v->seed);
+		else
+			put_part(image, &image->open.v[i], part_of(v, i, others, torn, &seed), &seed);
+	}
+	for (size_t i = 0; i < image->late.n && v->kind == IMAGE_LATE; i++)
+		image_poke(image, image->late.v[i].off, image->late.v[i].bytes, image->late.v[i].len);
 }
 
 const char *image_kind_name(enum image_kind kind)
 {
 	static const char *const names[IMAGE_KINDS] = {
 		[IMAGE_NONE] = "none", [IMAGE_ALL] = "all", [IMAGE_ONLY] = "only", [IMAGE_BUT] = "all but",
-		[IMAGE_TORN] = "torn", [IMAGE_RANDOM] = "random", [IMAGE_WORDS] = "words",
+		[IMAGE_TORN] = "torn", [IMAGE_RANDOM] = "random", [IMAGE_WORDS] = "words", [IMAGE_PAGES] = "pages",
+		[IMAGE_LATE] = "late",
 	};
 
 	return names[kind];

@@ -13,6 +13,13 @@ struct image_store { /* not durable yet */
 	bool flushed;   /* the next fence makes it durable */
 };
 
+/* A one-sided write that may still be on its way: it lands at any time until something posted behind it is answered. */
+struct image_late {
+	uint64_t off, len, until; /* until: the commit posted behind it, 0: none yet */
+	const uint8_t *bytes;
+	bool covered;             /* something else is durable where it may land */
+};
+
 enum image_kind {
 	IMAGE_NONE,
 	IMAGE_ALL,
@@ -21,6 +28,8 @@ enum image_kind {
 	IMAGE_TORN,     /* one in part, the others all or none of them: both by seed */
 	IMAGE_RANDOM,   /* each whole, not at all or in part, by seed */
 	IMAGE_WORDS,    /* each word by the seed */
+	IMAGE_PAGES,    /* of each page what was stored up to some moment: a file that the kernel writes back as it likes */
+	IMAGE_LATE,     /* all, and one-sided writes that land behind it */
 	IMAGE_KINDS
 };
 
@@ -34,6 +43,7 @@ struct image {
 	struct pm pm;                  /* of work */
 	uint8_t *base;
 	VEC(struct image_store) open;  /* in the order of storing */
+	VEC(struct image_late) late;   /* in the order of pushing */
 	uint8_t *touched;              /* one flag a page */
 	VEC(uint32_t) pages;
 	struct trace *second;          /* what recovery did to work; NULL: not recorded */
@@ -51,6 +61,8 @@ void image_step(struct image *image, const struct trace *trace, const struct tra
 /* work = base + variant. image_reset comes first whenever work was touched. */
 void image_apply(struct image *image, const struct image_variant *variant);
 void image_reset(struct image *image);
+/* Whether IMAGE_LATE differs from IMAGE_ALL. */
+bool image_has_late(const struct image *image);
 /* Puts bytes into work, to be put back by the reset. */
 void image_poke(struct image *image, uint64_t off, const void *bytes, uint64_t len);
 

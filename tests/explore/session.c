@@ -130,6 +130,8 @@ void session_open(struct session *s, const struct run_start *start, const struct
 	struct fs_cfg cfg = { .dirty_now = true };
 
 	pools_make();
+	local_pm.domain = target->pm.domain = w->file ? PM_FILE : PM_MEMORY;
+	local_pm.range_count = target->pm.range_count = 0;
 	memset(s, 0, sizeof(*s));
 	s->trace = trace;
 	s->model = model;

@@ -1,6 +1,7 @@
 /* See trace.h. The bytes of all events lie in one arena, so that recording a store is two copies and no allocation. */
 #include "trace.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include "errmsg.h"
@@ -38,6 +39,26 @@ static void flushed(void *ctx, uint64_t off, uint64_t len)
 	record(w->trace, (struct trace_event){ .type = TRACE_FLUSH, .pool = w->pool, .off = off, .len = len }, NULL);
 }
 
+static bool in_ranges(const struct pm *pm, uint64_t off, uint64_t len)
+{
+	for (unsigned i = 0; i < pm->range_count; i++)
+		if (off >= pm->ranges[i].off && off + len <= pm->ranges[i].off + pm->ranges[i].len)
+			return true;
+	return false;
+}
+
+/* A fence of a page-cache file is an msync of what was remembered: all that was stored must be among it. */
+static void fence_covers(struct trace_watch *w)
+{
+	for (size_t i = w->fenced; i < w->trace->events.n; i++) {
+		const struct trace_event *e = &w->trace->events.v[i];
+
+		if (e->pool == w->pool && e->len && (e->type == TRACE_STORE || e->type == TRACE_FLUSH))
+			EXPLORE_MUST(in_ranges(w->pm, e->off, e->len) ? 0 : errmsg_set(-EIO, "not msynced: 0x%llx", (unsigned long long)e->off));
+	}
+	w->fenced = w->trace->events.n;
+}
+
 static bool fence(void *ctx, enum pm_point point)
 {
 	struct trace_watch *w = ctx;
@@ -46,6 +67,8 @@ static bool fence(void *ctx, enum pm_point point)
 		w->dropped++;
 		return false;
 	}
+	if (w->pm->domain == PM_FILE)
+		fence_covers(w);
 	record(w->trace, (struct trace_event){ .type = TRACE_FENCE, .pool = w->pool, .point = point }, NULL);
 	return true;
 }
@@ -53,7 +76,7 @@ static bool fence(void *ctx, enum pm_point point)
 void trace_watch(struct trace_watch *watch, struct trace *trace, enum trace_pool pool, enum pm_point drop, struct pm *pm)
 {
 	*watch = (struct trace_watch){
-		.trace = trace, .pool = pool, .drop = drop,
+		.trace = trace, .pool = pool, .drop = drop, .pm = pm, .fenced = trace->events.n,
 		.observer = { .ctx = watch, .stored = stored, .flushed = flushed, .fence = fence },
 	};
 	pm->observer = &watch->observer;

@@ -45,6 +45,8 @@ struct trace_watch {
 	enum trace_pool pool;
 	enum pm_point drop;
 	uint64_t dropped;
+	const struct pm *pm;
+	size_t fenced;       /* events before the newest fence of this pool */
 	struct pm_observer observer;
 };
 

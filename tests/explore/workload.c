@@ -66,11 +66,6 @@ static void add(struct workload *w, struct op op)
 		w->ops[w->count++] = op;
 }
 
-unsigned workload_op_count(void)
-{
-	return PAIR_OPS;
-}
-
 unsigned workload_pairs(void)
 {
 	return PAIR_OPS * PAIR_OPS;
@@ -80,7 +75,7 @@ void workload_pair(struct workload *w, unsigned i)
 {
 	const struct op *first = &pair_ops[i / PAIR_OPS], *second = &pair_ops[i % PAIR_OPS];
 
-	*w = (struct workload){ .eager = i & 1, .start = i % 5 == 0 ? START_RING_END : START_PLAIN };
+	*w = (struct workload){ .eager = i & 1, .file = i % 4 == 3, .start = i % 5 == 0 ? START_RING_END : START_PLAIN };
 	add(w, *first);
 	add(w, *second);
 	add(w, (struct op){ .kind = OP_FSYNC, .path = "/" }); /* the name space alone: no content but what the two linked */
@@ -90,6 +85,117 @@ void workload_pair(struct workload *w, unsigned i)
 	add(w, (struct op){ .kind = OP_IDLE });
 	add(w, (struct op){ .kind = OP_SYNC_ALL });
 	add(w, (struct op){ .kind = OP_CHECKPOINT });
+}
+
+/* ---------------------------------------------------------------- triples */
+
+static const struct op triple_ops[] = {
+	{ OP_CREATE, "/n", NULL, 0, 0 },
+	{ OP_MKDIR, "/d/m", NULL, 0, 0 },
+	{ OP_UNLINK, "/a", NULL, 0, 0 },
+	{ OP_UNLINK, "/d/b", NULL, 0, 0 },
+	{ OP_RMDIR, "/e", NULL, 0, 0 },
+	{ OP_RENAME, "/a", "/d/b", 0, 0 },
+	{ OP_RENAME, "/d/b", "/e/f", 0, 0 },
+	{ OP_RENAME, "/d", "/e", 0, 0 },
+	{ OP_EXCHANGE, "/a", "/d/b", 0, 0 },
+	{ OP_LINK, "/a", "/e/f", 0, 0 },
+	{ OP_SYMLINK, "/d/n", LONG_TARGET, 0, 0 },
+	{ OP_WRITE, "/a", NULL, 100, 8 },
+	{ OP_WRITE, "/a", NULL, 4096, 5000 },
+	{ OP_WRITE, "/a", NULL, 0, 40960 },
+	{ OP_WRITE, "/d/b", NULL, 4000, 3000 },
+	{ OP_WRITE, "/n", NULL, 0, 700 },
+	{ OP_TRUNCATE, "/a", NULL, 100, 0 },
+	{ OP_TRUNCATE, "/d/b", NULL, 20000, 0 },
+	{ OP_CHMOD, "/a", NULL, 0, 0600 },
+	{ OP_CHMOD, "/d", NULL, 0, 0700 },
+};
+#define TRIPLE_OPS (sizeof(triple_ops) / sizeof(*triple_ops))
+
+static const struct op triple_syncs[] = {
+	{ .kind = OP_IDLE }, /* none */
+	{ OP_FSYNC, "/a", NULL, 0, 0 },
+	{ OP_FSYNC, "/d/b", NULL, 0, 0 },
+	{ OP_FSYNC, "/d", NULL, 0, 0 },
+	{ OP_FSYNC_START, "/a", NULL, 0, 0 },
+	{ .kind = OP_SYNC_ALL },
+	{ .kind = OP_CHECKPOINT },
+};
+#define TRIPLE_SYNCS (sizeof(triple_syncs) / sizeof(*triple_syncs))
+
+uint64_t workload_triples(void)
+{
+	return TRIPLE_OPS * TRIPLE_OPS * TRIPLE_OPS * TRIPLE_SYNCS * TRIPLE_SYNCS;
+}
+
+void workload_triple(struct workload *w, uint64_t i)
+{
+	*w = (struct workload){ .start = i % 3 == 0 ? START_RING_END : START_PLAIN, .replica = i & 1, .eager = i & 2,
+				.file = i % 8 == 5 };
+	for (unsigned part = 0; part < 3; part++) {
+		add(w, triple_ops[i % TRIPLE_OPS]);
+		i /= TRIPLE_OPS;
+		if (part < 2) {
+			add(w, triple_syncs[i % TRIPLE_SYNCS]);
+			i /= TRIPLE_SYNCS;
+		}
+	}
+	add(w, (struct op){ OP_FSYNC, "/a", NULL, 0, 0 });
+	add(w, (struct op){ .kind = OP_SYNC_ALL });
+}
+
+/* ---------------------------------------------------------------- cases */
+
+#define W(path, off, len) { OP_WRITE, path, NULL, off, len }
+#define ALL { .kind = OP_SYNC_ALL }
+
+static const struct op case_names[] = { { OP_CREATE, "/n", NULL, 0, 0 }, ALL, { OP_UNLINK, "/n", NULL, 0, 0 }, ALL };
+static const struct op case_overwrite[] = { W("/a", 0, 9000), { OP_FSYNC, "/a", NULL, 0, 0 }, W("/a", 0, 9000), ALL };
+static const struct op case_rename[] = { W("/a", 0, 9000), { OP_RENAME, "/a", "/n", 0, 0 }, { OP_FSYNC, "/", NULL, 0, 0 } };
+static const struct op case_chmod[] = { W("/a", 0, 9000), { OP_CHMOD, "/a", NULL, 0, 0600 }, { OP_FSYNC, "/", NULL, 0, 0 } };
+/* Searches go round the pool: so much has to be staged and given up until the next free block is one of the first again. */
+#define GIVEN_UP(path, len) W(path, 0, len), { OP_TRUNCATE, path, NULL, 0, 0 }
+#define FOUR_PUSHES GIVEN_UP("/a", 36864), GIVEN_UP("/a", 36864), GIVEN_UP("/a", 36864), GIVEN_UP("/a", 36864)
+#define FOUR_SHORT GIVEN_UP("/n", 28672), GIVEN_UP("/n", 28672), GIVEN_UP("/n", 28672), GIVEN_UP("/n", 28672)
+
+static const struct op case_abandoned[] = {
+	FOUR_PUSHES, FOUR_PUSHES, FOUR_PUSHES, W("/d/b", 0, 24576), { OP_FSYNC, "/d/b", NULL, 0, 0 }, ALL,
+};
+/* Blocks are freed by a commit that the replica has not got yet, and pushes come round to them. */
+static const struct op case_freed[] = {
+	{ OP_CREATE, "/n", NULL, 0, 0 }, W("/a", 0, 36864), ALL, { .kind = OP_HOLD }, W("/a", 0, 36864),
+	{ OP_FSYNC_START, "/a", NULL, 0, 0 }, FOUR_SHORT, FOUR_SHORT, GIVEN_UP("/n", 28672), GIVEN_UP("/n", 28672),
+	GIVEN_UP("/n", 28672), W("/d/b", 0, 36864), W("/n", 0, 36864), W("/a", 0, 36864), { .kind = OP_RELEASE }, ALL,
+};
+/* The same by every way a block changes hands, with the ring full of lines. */
+static const struct op case_hands[] = {
+	W("/a", 100, 8), ALL, W("/a", 0, 9000), ALL, { OP_SYMLINK, "/n", LONG_TARGET, 0, 0 }, ALL, { OP_UNLINK, "/n", NULL, 0, 0 },
+	ALL, W("/a", 0, 40960), ALL, { OP_TRUNCATE, "/a", NULL, 0, 0 }, ALL, W("/d/b", 0, 40960), ALL, W("/d/b", 4200, 8), ALL,
+	W("/a", 0, 40960), ALL, { OP_TRUNCATE, "/d/b", NULL, 100, 0 }, ALL, { .kind = OP_CHECKPOINT },
+};
+
+#define CASE(name) #name, case_##name, sizeof(case_##name) / sizeof(*case_##name)
+static const struct {
+	const char *name;
+	const struct op *ops;
+	unsigned count;
+	enum start start;
+	bool replica;
+} cases[] = {
+	{ CASE(names), START_PLAIN, false },   { CASE(overwrite), START_PLAIN, false }, { CASE(rename), START_PLAIN, false },
+	{ CASE(chmod), START_PLAIN, false },   { CASE(abandoned), START_TIGHT, true },  { CASE(freed), START_TIGHT, true },
+	{ CASE(hands), START_TIGHT, true },
+};
+
+const char *workload_case(struct workload *w, unsigned i)
+{
+	if (i >= sizeof(cases) / sizeof(*cases))
+		return NULL;
+	*w = (struct workload){ .start = cases[i].start, .replica = cases[i].replica };
+	for (unsigned k = 0; k < cases[i].count; k++)
+		add(w, cases[i].ops[k]);
+	return cases[i].name;
 }
 
 /* ---------------------------------------------------------------- random ones */
@@ -220,7 +326,7 @@ void workload_random(struct workload *w, uint64_t seed)
 {
 	uint64_t state = seed;
 
-	*w = (struct workload){ .seed = seed, .start = explore_random(&state) % STARTS, .eager = explore_random(&state) & 1,
+	*w = (struct workload){ .seed = seed, .file = seed % 4 == 0, .start = explore_random(&state) % STARTS, .eager = explore_random(&state) & 1,
 				.replica = explore_random(&state) & 1 };
 	if (explore_random(&state) % 3)
 		random_mixed(w, &state);

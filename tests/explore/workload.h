@@ -40,8 +40,9 @@ enum start {
 struct workload {
 	enum start start;
 	bool replica;      /* with a replica */
+	bool file;         /* pools are page-cache files: durable is what was msynced */
 	bool eager;        /* the replica handles a commit before the local copy stores it, else after */
-	uint64_t seed;     /* of a random one, 0: a pair */
+	uint64_t seed;     /* of a random one, else 0 */
 	unsigned quiet;    /* operations before the first that is cut */
 	unsigned count;
 	struct op ops[WORKLOAD_OPS_MAX];
@@ -51,11 +52,14 @@ struct workload {
 extern const struct op workload_setup[];
 extern const unsigned workload_setup_count;
 
-/* Operations of which every pair is explored. */
-unsigned workload_op_count(void);
 /* Pair number i of workload_pairs(), each followed by syncs, idle work and a checkpoint. */
 unsigned workload_pairs(void);
 void workload_pair(struct workload *w, unsigned i);
+/* Triple number i of workload_triples(): three operations with each kind of sync, or none, behind the first and the second. */
+uint64_t workload_triples(void);
+void workload_triple(struct workload *w, uint64_t i);
+/* Short ones made for one rule each. NULL: no such one. */
+const char *workload_case(struct workload *w, unsigned i);
 /* A longer one by seed. */
 void workload_random(struct workload *w, uint64_t seed);
 
