@@ -8,7 +8,6 @@
 #include "tree_impl.h"
 
 #include <sys/stat.h>
-#include "dir_impl.h"
 
 /* ---------------------------------------------------------------- the list */
 
@@ -148,26 +147,12 @@ static int free_own(struct fs *fs, le64_t *ptr, uint32_t type)
 	return err;
 }
 
-/* A directory is reclaimed only when it holds no name; at most an empty leaf may be left. */
-static int free_dir(struct fs *fs, uint64_t ino, struct fs_inode_omf *inode)
+/* A directory is reclaimed only when it holds no name: then it has no block for names either. */
+static int check_empty_dir(uint64_t ino, const struct fs_inode_omf *inode)
 {
-	const struct dir_range all = { .lo = 0, .hi = DIR_KEY_END };
-	const struct fs_dir_leaf_omf *leaf;
-	uint64_t root = le64_get(inode->root);
-	int err;
-
-	if (le64_get(inode->entries))
+	if (le64_get(inode->entries) || le64_get(inode->root))
 		return errmsg_set(-EUCLEAN, "orphan directory %llu is not empty", (unsigned long long)ino);
-	if (!root)
-		return 0;
-	if (le32_get(inode->height) || !tree_blk_ok(fs, root))
-		return errmsg_set(-EUCLEAN, "orphan directory %llu has a tree", (unsigned long long)ino);
-	err = dir_leaf_get(fs, root, ino, all, &leaf);
-	if (err)
-		return err;
-	if (leaf->used.le)
-		return tree_damaged("directory leaf", root, "entries in a directory that counts none");
-	return free_own(fs, &inode->root, FS_DIR_LEAF);
+	return 0;
 }
 
 /* One step; *left tells that more of the map is there. */
@@ -180,7 +165,7 @@ static int free_content(struct fs *fs, uint64_t ino, struct fs_inode_omf *inode,
 	case S_IFLNK:
 		return free_own(fs, &inode->root, FS_SYMLINK);
 	case S_IFDIR:
-		return free_dir(fs, ino, inode);
+		return check_empty_dir(ino, inode);
 	default:
 		return 0;
 	}

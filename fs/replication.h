@@ -60,7 +60,7 @@ void replication_wait(struct replication *r, uint32_t timeout_ms);
  * replicas the records they lack; blocks while it does. A replica out of line is refused alone when the recorded
  * membership counts without it. Errors refuse the mount, errmsg says why and what to do:
  * -ESTALE: a replica is fenced by a newer epoch: this is an old primary; -EILSEQ: a member that counts has a different
- * history; -EUCLEAN: the local copy is marked inconsistent, or too far behind a replica; -ENOTCONN: fewer replicas in
+ * history, or is too far ahead to be followed; -EUCLEAN: the local copy is marked inconsistent; -ENOTCONN: fewer replicas in
  * line than the recorded rule (or the one asked for) needs; -EIO, -EBADMSG: local medium. With cfg.read_only nothing is
  * changed. The recorded rule need not be fulfilled when cfg.without names every recorded member that is not in line: the
  * one asked for takes its place then, and the mount raises the epoch. */

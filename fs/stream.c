@@ -330,9 +330,7 @@ static int link_cut(struct fs *fs, struct vinode *v, struct fs_inode_omf *inode)
 	err = orphan_add(fs, ino, &tail);
 	if (!err)
 		err = inode_put(fs, ino, &tail);
-	if (!err)
-		err = vec_reserve(&fs->reclaim, fs->op.reclaim.n + 1);
-	return err ? err : vec_push(&fs->op.reclaim, ino);
+	return err ? err : fs_reclaim_later(fs, ino);
 }
 
 static int link_image(struct fs *fs, const struct fs_inode_omf *inode, uint64_t fblk, const uint8_t *image)

@@ -95,7 +95,8 @@ int fs_room_state(struct fs *fs);
 /* Now, as it goes into time stamps. */
 struct timespec fs_now(struct fs *fs);
 
-/* The inode lost its last link and has no handle: reclaim it from now on. */
+/* The inode lost its last link and has no handle, or is the cut-off rest of another one: reclaimed from now on, within an
+ * operation once that is done. */
 int fs_reclaim_later(struct fs *fs, uint64_t ino);
 
 #endif
