@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "errmsg.h"
 #include "librpmem_impl.h"
+#include "log.h"
 #include "poolhdr.h"
 
 static_assert(sizeof(struct rpmem_pool_attr) == 104, "rpmem_pool_attr size");
@@ -25,6 +26,15 @@ int api_result(int err)
 		return 0;
 	errno = -err;
 	return -1;
+}
+
+/* libpmemobj and libpmempool show nobody our message: the log does, if asked to. Not on the data path: there a handle that
+ * failed has said so once. */
+static int told_result(int err)
+{
+	if (err < 0)
+		log_error("%s", errmsg_get());
+	return api_result(err);
 }
 
 /* ---------------------------------------------------------------- life */
@@ -67,18 +77,19 @@ static int fork_check(void)
 static RPMEMpool *open_any(struct rpool_cfg *cfg, unsigned *nlanes, struct rpmem_pool_attr *attr)
 {
 	RPMEMpool *pool = NULL;
-	int err = fork_check();
+	int err;
 
+	env_log();
+	err = fork_check();
 	if (!err)
 		err = region_check(cfg->base, cfg->size, nlanes);
 	if (!err)
 		err = names_check(cfg->target, cfg->set_name);
 	if (!err) {
-		env_log();
 		cfg->lanes = *nlanes < WIRE_LANES_MAX ? *nlanes : WIRE_LANES_MAX;
 		err = rpool_open(cfg, &pool, attr);
 	}
-	if (api_result(err))
+	if (told_result(err))
 		return NULL;
 	*nlanes = pool->lane_count;
 	return pool;
@@ -110,12 +121,12 @@ int rpmem_set_attr(RPMEMpool *rpp, const struct rpmem_pool_attr *attr)
 		return api_result(errmsg_set(-EINVAL, "a pool with headers needs attributes"));
 	if (!none && !rpp->floor)
 		return api_result(errmsg_set(-EINVAL, "a pool without headers has no attributes"));
-	return api_result(rpool_set_attr(rpp, attr));
+	return told_result(rpool_set_attr(rpp, attr));
 }
 
 int rpmem_close(RPMEMpool *rpp)
 {
-	return api_result(rpool_close(rpp));
+	return told_result(rpool_close(rpp));
 }
 
 int rpmem_remove(const char *target, const char *pool_set_name, int flags)
@@ -128,7 +139,7 @@ int rpmem_remove(const char *target, const char *pool_set_name, int flags)
 	if (err)
 		return api_result(err);
 	env_log();
-	return api_result(rpool_remove(target, pool_set_name, (unsigned)flags));
+	return told_result(rpool_remove(target, pool_set_name, (unsigned)flags));
 }
 
 /* ---------------------------------------------------------------- data */

@@ -174,7 +174,8 @@ static int session_first(struct rpmem_pool *pool, const struct rpool_cfg *cfg, s
 	if (first.has_attr && attr_is_zero(&first.attr))
 		first.has_attr = false;
 	if (!count)
-		return errmsg_set(err, "no fabric provider is allowed (RPMEM_ENABLE_SOCKETS, RPMEM_ENABLE_VERBS, FI_PROVIDER)");
+		return errmsg_set(err, "%s: no fabric provider is left here (RPMEM_ENABLE_SOCKETS, RPMEM_ENABLE_VERBS and FI_PROVIDER"
+				  " allow them; verbs needs an RDMA device)", pool->name);
 	for (unsigned i = 0; i < count && err == -ENOMEDIUM; i++) {
 		snprintf(pool->provider, sizeof(pool->provider), "%s", providers[i]);
 		err = session_open(&first, &deadline, out);
@@ -376,5 +377,7 @@ int rpool_remove(const char *target_text, const char *set_name, unsigned flags)
 	if (err)
 		return -EINVAL;
 	err = env_command(command);
-	return err ? err : remove_errno(remove_by(&target, command, set_name, flags, &deadline));
+	if (!err)
+		err = remove_by(&target, command, set_name, flags, &deadline);
+	return err ? errmsg_prefix(remove_errno(err), "%s", target_text) : 0;
 }

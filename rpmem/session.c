@@ -61,7 +61,7 @@ static int step_hello(struct session *session, const struct deadline *deadline)
 		return errmsg_prefix(err, "hello");
 	if (answer.u.hello.version_min > CTL_VERSION || answer.u.hello.version_max < CTL_VERSION ||
 	    answer.u.hello.feat_incompat)
-		return errmsg_set(-EPROTONOSUPPORT, "hello: the target speaks versions %u to %u, we speak %u",
+		return errmsg_set(-EPROTONOSUPPORT, "hello: the target speaks versions %u to %u, we speak %u: install one release on both",
 				  answer.u.hello.version_min, answer.u.hello.version_max, CTL_VERSION);
 	return 0;
 }

@@ -137,10 +137,11 @@ static int remove_set(const struct config *cfg)
 	return remove_exit_status(err);
 }
 
+/* The cause last: an initiator shows its user the last line. */
 static int usage_error(const char *program)
 {
-	fprintf(stderr, "%s: %s\n", program, errmsg_get());
 	config_usage(stderr, program);
+	fprintf(stderr, "%s: %s\n", program, errmsg_get());
 	return CONFIG_EXIT_USAGE;
 }
 

@@ -241,6 +241,13 @@ static unsigned lock_flags(const struct ctl_open *req)
 	return (req->flags & CTL_OPEN_FS) && !(req->flags & CTL_OPEN_TAKEOVER) ? 0 : POOL_NOWAIT_LOCK;
 }
 
+/* The line that scripts look for. The peer is told the cause alone: its text has little room. */
+static int failed(int err, const char *what, const char *pool_dir, const struct ctl_open *req)
+{
+	log_error("cannot %s pool set -- '%s/%s': %s", what, pool_dir, req->set_name, strerror(-err));
+	return err;
+}
+
 int store_create(const char *pool_dir, const struct ctl_open *req, struct stored *out)
 {
 	unsigned flags = lock_flags(req) | (req->flags & CTL_OPEN_REPLACE ? POOL_REPLACE : 0) |
@@ -251,7 +258,7 @@ int store_create(const char *pool_dir, const struct ctl_open *req, struct stored
 	int err = set_claim(pool_dir, req, &s.set);
 
 	if (err)
-		return errmsg_prefix(err, "cannot create pool set -- '%s/%s': %s", pool_dir, req->set_name, strerror(-err));
+		return failed(err, "create", pool_dir, req);
 	store_attr_get(&req->attr, &attr);
 	err = attr_agree(s.set, &attr, req->flags & CTL_OPEN_FS);
 	if (!err)
@@ -265,11 +272,10 @@ int store_create(const char *pool_dir, const struct ctl_open *req, struct stored
 	return 0;
 discard:
 	store_discard(&s);
-	return err;
+	return failed(err, "create", pool_dir, req);
 close_set:
-	errmsg_prefix(err, "cannot create pool set -- '%s': %s", s.set->path, strerror(-err));
 	store_close(&s);
-	return err;
+	return failed(err, "create", pool_dir, req);
 }
 
 int store_open(const char *pool_dir, const struct ctl_open *req, struct stored *out)
@@ -279,14 +285,13 @@ int store_open(const char *pool_dir, const struct ctl_open *req, struct stored *
 	int err = set_claim(pool_dir, req, &s.set);
 
 	if (err)
-		return errmsg_prefix(err, "cannot open pool set -- '%s/%s': %s", pool_dir, req->set_name, strerror(-err));
+		return failed(err, "open", pool_dir, req);
 	err = pool_open(s.set, 0, flags, &s.pool);
 	if (!err)
 		err = size_check(s.set, s.pool->pm.len, req->pool_size);
 	if (err) {
-		errmsg_prefix(err, "cannot open pool set -- '%s': %s", s.set->path, strerror(-err));
 		store_close(&s);
-		return err;
+		return failed(err, "open", pool_dir, req);
 	}
 	*out = s;
 	return 0;

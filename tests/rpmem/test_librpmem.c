@@ -458,3 +458,26 @@ Test(librpmem, log_by_environment, .timeout = LIMIT)
 	cr_expect(strstr(text, "created") && strstr(text, "provider tcp"), "%s", text);
 	rig_fini(&rig);
 }
+
+/* Programs that never ask for the message, as libpmemobj and pmempool, have it in the log: what failed, at which target, why. */
+Test(librpmem, the_log_says_why_a_call_failed, .timeout = LIMIT)
+{
+	static const char *const words[] = { "@local none.set: opening pool set none.set: ", "none.set: No such file or directory",
+					     "@local: removing none.set: " };
+	char path[PATH_MAX], text[4096] = "";
+	FILE *file;
+
+	rig_init(&rig, "");
+	rig_path(&rig, "ours", path);
+	setenv("RPMEM_LOG_FILE", path, 1);
+	setenv("RPMEM_LOG_LEVEL", "1", 1);
+	cr_expect_eq(open_errno("@local", "none.set", RIG_BYTES), ENOENT);
+	cr_expect_eq(rpmem_remove("@local", "none.set", 0), -1);
+	file = fopen(path, "r");
+	cr_assert(file, "%s", path);
+	cr_expect_gt(fread(text, 1, sizeof(text) - 1, file), 0);
+	fclose(file);
+	for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		cr_expect(strstr(text, words[i]), "no '%s' in\n%s", words[i], text);
+	rig_fini(&rig);
+}

@@ -142,6 +142,8 @@ Test(program, a_wrong_command_line_is_status_255_and_says_nothing_on_stdout)
 		cr_expect_eq(RUN(ARG(words[i])), 255, "%s", words[i]);
 		cr_expect_str_eq(out, "");
 		cr_expect(strstr(err, "usage: "), "%s: %s", words[i], err);
+		cr_expect(strstr(err, "\nrpmemd: "), "the last line is the cause: %s", err);
+		cr_expect_eq(strchr(strstr(err, "\nrpmemd: ") + 1, '\n')[1], '\0', "%s", err);
 	}
 }
 
