@@ -86,7 +86,7 @@ static void last_line(const struct progress *p)
 	double mib;
 
 	rate(p, &mib, &left);
-	fprintf(stderr, "%s: %.0f MiB in %.1f s, %.0f MiB/s\n", p->what, (double)p->done / 1048576,
+	fprintf(stderr, "%s: %.0f MiB in %.3f s, %.0f MiB/s\n", p->what, (double)p->done / 1048576,
 		(double)(now_ms() - p->start_ms) / 1000, mib);
 }
 

@@ -502,14 +502,12 @@ static int local_copy(struct restore *rs, struct copy_format *fmt)
 	return create(rs, fmt, ours || rs->cfg->replace);
 }
 
-/* (1) ring and superblocks say the restored state, in parts that have all their space, (2) the page says consistent: from here on it may be mounted. */
+/* The parts have all their space: the page says consistent, and from here on the copy may be mounted. */
 static int finish(struct restore *rs)
 {
 	struct copy_page page = *copy_page(rs->copy);
 	int err = rs->cfg->sparse ? 0 : pool_fill(rs->pool);
 
-	if (!err)
-		err = copy_reset(rs->copy, &rs->source->peer.head, rs->source->peer.used_blks);
 	if (err)
 		return err;
 	page.state = MEDIA_CONSISTENT;
@@ -536,6 +534,8 @@ static int copy_over(struct restore *rs)
 		hex(&rs->source->peer.head, hash));
 	progress = progress_new("restore", rs->source->peer.used_blks * MEDIA_BLOCK_BYTES, rs->cfg->quiet);
 	err = restore_copy(rs->copy, &source, progress);
+	if (!err) /* ring and superblocks say the restored state */
+		err = copy_reset(rs->copy, &rs->source->peer.head, rs->source->peer.used_blks);
 	progress_end(progress, err == 0);
 	return err ? err : finish(rs);
 }

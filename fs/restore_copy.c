@@ -23,7 +23,7 @@
 #include "log.h"
 #include "warm.h"
 
-#define RUN_BLKS_MAX 256u /* 1 MiB a read */
+#define RUN_BLKS_MAX 128u /* 512 KiB a read: still in the processor's cache when it is checked */
 #define READS_MAX 16u     /* two on their way on each lane, and two that follow at once */
 #define GROUPS_AT_HAND 3u
 
@@ -277,6 +277,8 @@ static int read_start(struct copying *c, struct group *g, uint64_t blk, uint32_t
 	void *dst = count ? (void *)(copy_pm(c->copy)->base + off) : g->table;
 	int err = c->read_count == READS_MAX ? reap(c) : 0;
 
+	if (!err && count)
+		err = warm_backed(c->warm, off + media_off(count));
 	if (!err)
 		err = link->ops->read(link, off, dst, (count ? count : MEDIA_TABLE_BLKS) * MEDIA_BLOCK_BYTES);
 	if (err)
@@ -296,6 +298,15 @@ static bool never_used(const struct copying *c, uint64_t group)
 	return !memcmp(&c->summaries[group], &zero, sizeof(zero));
 }
 
+/* Space for a group whose table is not known yet, while the group before it is being received. */
+static void group_back(struct copying *c, uint64_t group)
+{
+	const struct media_geom *here = copy_geom(c->copy);
+
+	if (group < here->group_count)
+		warm_back(c->warm, media_off(media_group_blk(here, group)), media_off(media_group_len(here, group)));
+}
+
 /* Starts with the first used group from *group on, which *group then is behind of. */
 static int group_begin(struct copying *c, struct group *g, uint64_t *group)
 {
@@ -312,6 +323,7 @@ static int group_begin(struct copying *c, struct group *g, uint64_t *group)
 	g->group = *group;
 	g->first = media_group_blk(geom, *group);
 	g->len = media_group_len(geom, *group);
+	group_back(c, *group);
 	++*group;
 	return read_start(c, g, 0, 0);
 }
@@ -325,7 +337,7 @@ static void group_warm(const struct copying *c, const struct group *g)
 		first++;
 	while (end > first && !run_len(g, end - 1))
 		end--;
-	warm_ask(c->warm, media_off(first), media_off(end) - media_off(first));
+	warm_touch(c->warm, media_off(first), media_off(end) - media_off(first));
 }
 
 /* Starts reading all of the group's content to where it belongs. */
@@ -336,7 +348,7 @@ static int blocks_start(struct copying *c, struct group *g)
 
 	if (!has_place(c, g))
 		return 0;
-	err = copy_back_group(c->copy, g->group);
+	err = c->warm ? warm_backed(c->warm, media_off(blk)) : copy_back_group(c->copy, g->group);
 	if (!err)
 		group_warm(c, g);
 	while (!err && blk < g->first + g->len) {
