@@ -1,7 +1,11 @@
 /* Current content of blocks, and the running commit's changes to them. See block.h and fs_impl.h for the states.
  *
  * Invariants: a shadow with dirty lines is on fs->dirty, any other on fs->clean; fs->running.bytes is at least the size of
- * the record that closing now would build; a block is in running.freed or fresh, never in both. */
+ * the record that closing now would build; a block is in running.freed or fresh, never in both.
+ *
+ * Metadata that is read again and again is kept: a clean shadow without lines, verified when it was made. To verify the
+ * state block and a map's nodes at every look was a third of an overwrite's time. Kept ones go with the next checkpoint,
+ * or all together when they have become many (blocks_settle). */
 #include "block.h"
 
 #include <assert.h>
@@ -13,6 +17,7 @@
 
 #define RECORD_HEAD_BYTES (sizeof(struct redo_hdr_omf) + MEDIA_LINE_BYTES)
 #define LINK_BYTES (sizeof(struct redo_run_omf) + sizeof(le32_t))
+#define KEPT_MAX 512u
 
 int blocks_init(struct fs *fs)
 {
@@ -110,14 +115,28 @@ void shadow_unmark(struct fs *fs, struct shadow *s, uint64_t lines)
 	}
 }
 
-/* The clean list is ordered by lines_seq but for shadows that were read for a change that did not come (0): those go first. */
+/* The clean list is ordered by lines_seq but for shadows without lines (0: kept, or read for a change that did not come):
+ * those go first. */
 void blocks_checkpointed(struct fs *fs, uint64_t tail)
 {
 	struct shadow *s;
 
 	while ((s = TAILQ_FIRST(&fs->clean)) != NULL && s->lines_seq <= tail)
 		shadow_delete(fs, s);
+	fs->kept = 0;
 	fresh_expire(fs, tail);
+}
+
+void blocks_settle(struct fs *fs)
+{
+	struct shadow *s;
+
+	assert(!fs->op.open);
+	if (fs->kept < KEPT_MAX)
+		return;
+	while ((s = TAILQ_FIRST(&fs->clean)) != NULL && s->lines_seq == 0)
+		shadow_delete(fs, s);
+	fs->kept = 0;
 }
 
 /* ---------------------------------------------------------------- reading */
@@ -146,15 +165,36 @@ static int block_verify(struct fs *fs, uint64_t blk, uint32_t type, const void *
 	return 0;
 }
 
+/* Keeps a verified block from its second look on, so that a walk over everything keeps nothing. Without memory it goes on
+ * being read in place. */
+static void block_keep(struct fs *fs, uint64_t blk, uint32_t type, const void **content)
+{
+	uint64_t *seen = &fs->seen[hash64(&blk) % FS_SEEN_BLKS];
+	struct shadow *s;
+
+	if (*seen != blk || fs->kept >= KEPT_MAX || shadow_new(fs, blk, type, &s)) {
+		*seen = blk;
+		return;
+	}
+	fs->kept++;
+	memcpy(s->content, *content, MEDIA_BLOCK_BYTES);
+	*content = s->content;
+}
+
 int block_get(struct fs *fs, uint64_t blk, uint32_t type, const void **content)
 {
 	struct shadow *s;
+	int err;
 
 	if (!media_blk_valid(&fs->geom, blk))
 		return damaged_pointer(blk);
 	s = shadow_find(fs, blk);
-	if (!s)
-		return block_verify(fs, blk, type, content);
+	if (!s) {
+		err = block_verify(fs, blk, type, content);
+		if (!err && type > MEDIA_DATA_LAST)
+			block_keep(fs, blk, type, content);
+		return err;
+	}
 	if (s->type != type)
 		return errmsg_set(-EBADMSG, "block %#llx is of type %u, expected %u", (unsigned long long)blk, s->type, type);
 	*content = s->content;
@@ -174,6 +214,16 @@ int block_get_data(struct fs *fs, uint64_t blk, const void **content)
 		return errmsg_set(-EBADMSG, "block %#llx (pool offset %#llx): content changed before its commit was settled",
 				  (unsigned long long)blk, (unsigned long long)media_off(blk));
 	return 0;
+}
+
+const void *block_peek(struct fs *fs, uint64_t blk)
+{
+	const struct shadow *s;
+
+	if (!media_blk_valid(&fs->geom, blk))
+		return NULL;
+	s = shadow_find(fs, blk);
+	return s ? s->content : pm_ptr(fs->pm, media_off(blk));
 }
 
 bool block_is_fresh(struct fs *fs, uint64_t blk)

@@ -53,6 +53,9 @@ int block_link_data(struct fs *fs, uint64_t blk, uint32_t csum, bool pushed);
 /* Content of a committed or linked data block, verified; *content as in block_get. */
 int block_get_data(struct fs *fs, uint64_t blk, const void **content);
 
+/* The same unverified, for comparing only; NULL where there can be no content. */
+const void *block_peek(struct fs *fs, uint64_t blk);
+
 /* Whether the running or the flying commit links the block: its content must not be changed by lines then. */
 bool block_is_fresh(struct fs *fs, uint64_t blk);
 

@@ -506,6 +506,7 @@ bool fs_poll(struct fs *fs)
 	moved |= waiters_answer(fs);
 	if (!fs->failed)
 		moved |= checkpoint_under_load(fs);
+	blocks_settle(fs);
 	return moved;
 }
 

@@ -106,24 +106,40 @@ static bool image_possible(struct plan *p, const struct plan_blk *b)
 	       !block_is_fresh(p->fs, b->ptr & FS_PTR_BLK_MASK);
 }
 
+/* Whether so much of a whole new block differs that its old content need not even be good. */
+static bool differs_widely(struct plan *p, unsigned i)
+{
+	const struct plan_blk *b = &p->blks[i];
+	const uint8_t *src = plan_src(p, i), *old;
+	uint32_t lines = 0;
+
+	if (is_edge(b) || b->old || !src)
+		return false;
+	old = block_peek(p->fs, b->ptr & FS_PTR_BLK_MASK);
+	for (uint32_t off = 0; old && off < BLK && lines <= IMAGE_LINES_MAX; off += MEDIA_LINE_BYTES)
+		lines += memcmp(src + off, old + off, MEDIA_LINE_BYTES) != 0;
+	return lines > IMAGE_LINES_MAX;
+}
+
 /* Tries the image way: *way stays WAY_FRESH when too much changes. */
 static int plan_image(struct plan *p, unsigned i)
 {
 	struct plan_blk *b = &p->blks[i];
-	uint8_t *image = malloc(BLK);
 	const void *committed;
+	uint8_t *image;
 	uint32_t lines;
 	int err;
 
+	if (differs_widely(p, i))
+		return 0;
+	err = block_get_data(p->fs, b->ptr & FS_PTR_BLK_MASK, &committed);
+	if (err)
+		return err == -EBADMSG && !is_edge(b) ? 0 : err; /* covered: that makes the damage good */
+	image = malloc(BLK);
 	if (!image)
 		return -ENOMEM;
-	err = current_content(p, b, image);
-	if (!err)
-		err = block_get_data(p->fs, b->ptr & FS_PTR_BLK_MASK, &committed);
-	if (err) {
-		free(image);
-		return err == -EBADMSG && !is_edge(b) ? 0 : err; /* covered: that makes the damage good */
-	}
+	if (is_edge(b))
+		memcpy(image, b->old ? b->old->image : committed, BLK);
 	overlay(p, i, image);
 	lines = lines_that_differ(image, committed);
 	if (lines > IMAGE_LINES_MAX || (lines == 0 && !b->old)) {

@@ -5,7 +5,7 @@
  *   settled:         durable on every attached copy               (commit.c)
  *
  * A shadow is on the running commit's dirty list while it has dirty lines; else on the clean list, ordered by the newest
- * record that holds lines of it, until the checkpoint has passed that record. */
+ * record that holds lines of it, until the checkpoint has passed that record. One without lines is kept for reading. */
 #ifndef RPMEMFS_FS_IMPL_H
 #define RPMEMFS_FS_IMPL_H
 
@@ -82,6 +82,8 @@ struct alloc { /* alloc.c */
 	uint64_t wait_tail_min;       /* least lines_seq in wait_tail */
 };
 
+#define FS_SEEN_BLKS 256u
+
 struct fs {
 	struct copy *copy;
 	struct pm *pm;
@@ -92,6 +94,8 @@ struct fs {
 
 	struct shadow *shadows; /* by blk */
 	struct shadow_list dirty, clean;
+	uint64_t seen[FS_SEEN_BLKS]; /* metadata blocks looked at in place, by a hash of their number */
+	unsigned kept;               /* shadows made for reading since the last were dropped */
 	struct fresh_chunk *fresh, *fresh_last; /* fresh.c */
 	struct op op;
 	struct commit running, flying; /* flying.seq == 0: none */
@@ -127,6 +131,8 @@ void block_unlink_fresh_meta(struct fs *fs, struct shadow *shadow); /* undo of b
 void block_unlink_fresh_data(struct fs *fs, uint64_t blk);
 /* Forgets shadows and checksums that the block table holds now. */
 void blocks_checkpointed(struct fs *fs, uint64_t tail);
+/* Forgets shadows kept for reading when they are many. No content handed out before may be used behind it. */
+void blocks_settle(struct fs *fs);
 int block_free_now(struct fs *fs, uint64_t blk);
 int blocks_init(struct fs *fs);
 void blocks_fini(struct fs *fs);

@@ -455,6 +455,44 @@ Test(file, damage_is_not_sealed_by_a_write_beside_it, .init = setup, .fini = tea
 	free(other);
 }
 
+#define FAR_NODES 600u
+#define FAR_STEP (FS_NODE_PTRS * (uint64_t)BLK)
+
+/* Nodes of a map that are read again and again are kept in memory: not ever more of them, and a commit changes them like
+ * any other. */
+Test(file, nodes_read_again_are_kept_until_they_are_many, .init = setup, .fini = teardown)
+{
+	unsigned most = 0;
+	uint8_t byte;
+	size_t got;
+
+	for (unsigned i = 0; i < FAR_NODES; i++)
+		put(i * FAR_STEP, &(uint8_t){ (uint8_t)i }, 1);
+	cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	core_rig_quiesce(&rig);
+	cr_assert_eq(rig.fs->kept, 0, "a checkpoint forgets them");
+	for (unsigned i = 0; i < 2 * FAR_NODES; i++) { /* each twice on end */
+		cr_assert_eq(fs_read(rig.fs, ino, i / 2 * FAR_STEP, &byte, 1, &got), 0, "%s", errmsg_get());
+		cr_expect_eq(byte, (uint8_t)(i / 2));
+		most = rig.fs->kept > most ? rig.fs->kept : most;
+	}
+	cr_expect_gt(most, 0);
+	cr_expect_lt(most, FAR_NODES);
+	fs_poll(rig.fs);
+	cr_expect_eq(rig.fs->kept, 0);
+	for (unsigned i = 0; i < FAR_NODES; i++) {
+		cr_assert_eq(fs_read(rig.fs, ino, i * FAR_STEP, &byte, 1, &got), 0);
+		put(i * FAR_STEP, &(uint8_t){ (uint8_t)(i + 1) }, 1);
+		cr_assert_eq(core_rig_sync(&rig, ino), 0);
+	}
+	cr_assert_eq(core_rig_crash(&rig), 0);
+	cr_assert_eq(fs_opened(rig.fs, ino), 0);
+	for (unsigned i = 0; i < FAR_NODES; i++) {
+		cr_assert_eq(fs_read(rig.fs, ino, i * FAR_STEP, &byte, 1, &got), 0);
+		cr_expect_eq(byte, (uint8_t)(i + 1), "byte %u", i);
+	}
+}
+
 Test(file, only_regular_files_are_read, .init = setup, .fini = teardown)
 {
 	uint8_t byte;
