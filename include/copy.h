@@ -88,6 +88,8 @@ void copy_rec_read(const struct copy *copy, const struct copy_rec *rec, void *bu
  * accepts. Refused without a store: -ESTALE: epoch below head's or the page's fence; -EILSEQ: seq or prev_hash do not
  * continue head; -ENOSPC: no ring space; -EBADMSG: malformed. -EIO: a fence failed: the copy is unusable from then on. */
 int copy_append(struct copy *copy, const void *rec, uint32_t len);
+/* The same for a record that redo_parse has just taken apart, into *view. */
+int copy_append_parsed(struct copy *copy, const void *rec, const struct redo_view *view);
 
 /* Applies records up to seq upto, at most bytes_max of them but at least one, and moves tail. Lines of a block that the
  * same or a later record in the ring freed are skipped. -EBADMSG: content after replay does not match the record's

@@ -341,18 +341,15 @@ static int append_check(const struct copy *copy, const struct redo_view *v)
 /* The record is stored in one go, header included: without a fence between, the order of stores says nothing about the
  * order in which they become durable. What keeps a torn record from passing for a whole one is the checksum over all of
  * it, together with the history hash, which bytes of an earlier lap cannot have. */
-int copy_append(struct copy *copy, const void *rec, uint32_t len)
+int copy_append_parsed(struct copy *copy, const void *rec, const struct redo_view *view)
 {
-	struct redo_view v;
 	struct copy_item item;
 	int err = copy_writable(copy);
 
 	if (!err)
-		err = redo_parse(rec, len, &copy->geom, &v);
+		err = append_check(copy, view);
 	if (!err)
-		err = append_check(copy, &v);
-	if (!err)
-		err = copy_item_make(copy, &v, &item);
+		err = copy_item_make(copy, view, &item);
 	if (err)
 		return err;
 
@@ -364,7 +361,7 @@ int copy_append(struct copy *copy, const void *rec, uint32_t len)
 
 	/* (2) The record is stored. Power fails: it is there whole, and then so is its data, or it is torn and not
 	 *     there: both are states after a whole commit, and nobody was answered yet. */
-	ring_write(copy, copy->head_pos, rec, len);
+	ring_write(copy, copy->head_pos, rec, view->len);
 
 	/* (3) The record becomes durable. From here on recovery finds it, and the commit may be answered. */
 	err = copy_fence(copy, PM_POINT_RECORD);
@@ -376,6 +373,16 @@ int copy_append(struct copy *copy, const void *rec, uint32_t len)
 free_item:
 	free(item.freed);
 	return err;
+}
+
+int copy_append(struct copy *copy, const void *rec, uint32_t len)
+{
+	struct redo_view view;
+	int err = copy_writable(copy);
+
+	if (!err)
+		err = redo_parse(rec, len, &copy->geom, &view);
+	return err ? err : copy_append_parsed(copy, rec, &view);
 }
 
 /* ----------------------------------------------------------------------------------------------- page and reset */

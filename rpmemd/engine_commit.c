@@ -48,14 +48,14 @@ static int linked_back(const struct engine *e, const struct redo_view *r)
 }
 
 /* Room for a record that did not fit: steps until it does, or until nothing more may be applied. */
-static int append_making_room(struct engine *e, const void *rec, uint32_t len)
+static int append_making_room(struct engine *e, const void *rec, const struct redo_view *r)
 {
-	int err = copy_append(e->cfg.copy, rec, len);
+	int err = copy_append_parsed(e->cfg.copy, rec, r);
 
 	while (err == -ENOSPC && engine_settle_pending(e)) {
 		err = engine_checkpoint_step(e, engine_ring_share(e, ENGINE_FULL_SHARE));
 		if (!err)
-			err = copy_append(e->cfg.copy, rec, len);
+			err = copy_append_parsed(e->cfg.copy, rec, r);
 	}
 	return err == -ENOSPC && e->checkpoint_err ? e->checkpoint_err : err;
 }
@@ -156,7 +156,7 @@ static int commit_finish(struct call *c, const void *rec, const struct redo_view
 		engine_ranges_store(e->cfg.pm, &c->v, false);
 	err = linked_verify(e->cfg.pm, r);
 	if (!err)
-		err = append_making_room(e, rec, r->len);
+		err = append_making_room(e, rec, r);
 	if (err)
 		return err;
 	if (copy_ring_used(e->cfg.copy) > engine_ring_share(e, 2) && engine_settle_pending(e))
