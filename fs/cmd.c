@@ -105,7 +105,7 @@ static bool pool_mounted(const char *pool, char *where, size_t size)
 	return found;
 }
 
-static int explain(const char *path, int err)
+int cmd_explain(const char *path, int err)
 {
 	char where[PATH_MAX];
 
@@ -178,13 +178,12 @@ int cmd_local_open(const struct poolset *set, uint64_t finish_ms, struct cmd_loc
 		err = local_check(local);
 	if (err == 0)
 		return 0;
-	explain(set->path, err);
+	cmd_explain(set->path, err);
 	cmd_local_close(local);
 	return err;
 }
 
-/* Maps the parts again so that stores stay in this process (copy on write). */
-static int map_private(struct cmd_local *local)
+int cmd_map_private(struct cmd_local *local)
 {
 	const struct pool *pool = local->pool;
 	bool headers = (local->set->options & (POOLSET_SINGLEHDR | POOLSET_NOHDRS)) == 0;
@@ -223,7 +222,7 @@ static int local_look(const struct poolset *set, struct cmd_local *local, uint64
 	*waiting = copy_head(local->copy).seq - copy_tail(local->copy).seq;
 	if (*waiting == 0)
 		return 0;
-	err = map_private(local);
+	err = cmd_map_private(local);
 	if (err != 0)
 		goto close;
 	copy_close(local->copy);
@@ -234,7 +233,7 @@ static int local_look(const struct poolset *set, struct cmd_local *local, uint64
 	if (err == 0)
 		return 0;
 close:
-	explain(set->path, err);
+	cmd_explain(set->path, err);
 	cmd_local_close(local);
 	return err;
 }

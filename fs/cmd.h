@@ -56,4 +56,16 @@ void cmd_local_close(struct cmd_local *local);
  * or a negative errno. */
 int cmd_look(int argc, char **argv, int (*look)(const struct cmd_local *local, uint64_t waiting));
 
+/* err of opening a local copy, with what to do added to its text. */
+int cmd_explain(const char *path, int err);
+/* Maps the parts of local->pool once more, as local->private_pm: stores stay in this process. */
+int cmd_map_private(struct cmd_local *local);
+
+/* cmd_repair.c: repairs what report, the findings of a check, says can be. Exit code as of fsck, told. provider: of libfabric,
+ * NULL: the default. */
+struct fsck_report;
+int cmd_repair(const struct poolset *set, const char *provider, const struct fsck_report *report);
+/* cmd_fsck.c: the findings to stdout, and what they mean for the copy; exit code. */
+int cmd_fsck_tell(const char *path, const struct fsck_report *report);
+
 #endif

@@ -3,7 +3,7 @@
  *   commands    main.c         this: which command runs
  *               cmd.c          what commands share: messages, options, the local copy
  *               cmd_admin.c    mkfs, info, status, sync
- *               cmd_fsck.c     fsck
+ *               cmd_fsck.c     fsck           cmd_repair.c fsck --repair
  *               cmd_mount.c    mount: arguments, daemon, start and end
  *               cmd_restore.c  restore, verify
  *               status.c       status of a mount: JSON in between, text for people
@@ -35,7 +35,7 @@ static const struct {
 	{ "restore", cmd_restore, "rebuild the local parts from a replica" },
 	{ "verify", cmd_verify, "compare the replicas" },
 	{ "info", cmd_info, "describe a pool that is not mounted" },
-	{ "fsck", cmd_fsck, "check every invariant of a pool that is not mounted" },
+	{ "fsck", cmd_fsck, "check every invariant of a pool that is not mounted, and repair it" },
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
 

@@ -14,6 +14,7 @@ system_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 BUILD=$(realpath "${BUILD:-$system_dir/../../build}")
 AWAIT_S=${AWAIT_S:-30}
 FSIO=$BUILD/tests/system/fsio
+POOLHURT=$BUILD/tests/system/poolhurt
 
 # ---------------------------------------------------------------- conditions
 say() {
@@ -262,11 +263,29 @@ run_test() {
 	fi
 }
 
-# run_tests [NAME...]: all tests of the file in their order in it
+# The local parts of the pools that this file's tests leave, of one part each.
+pools_left() {
+	local part
+	for part in "$WORK"/*/local.part0; do
+		if [ "$(head -c 7 "$part" 2>/dev/null)" = RPMEMFS ]; then basename "$(dirname "$part")"; fi
+	done
+}
+
+# Whatever was done to a pool, it is sound in the end.
+test_every_pool_is_sound() {
+	local pool
+	for pool in $(pools_left); do
+		if is_mounted "$pool"; then fs_umount "$pool"; fi
+		rpmemfs "$pool" fsck "$WORK/$pool/pool.set"
+	done
+}
+
+# run_tests [NAME...]: all tests of the file in their order in it, and fsck of what they leave
 run_tests() {
 	local names=("$@") name
 	if [ $# -eq 0 ]; then mapfile -t names < <(sed -n 's/^test_\([a-z0-9_]*\)().*/\1/p' "$0"); fi
 	for name in "${names[@]}"; do run_test "$name"; done
+	if [ -n "$(pools_left)" ]; then run_test every_pool_is_sound; fi
 }
 
 # prepare COMMAND...: state shared by the file's tests; without it there is nothing to test
