@@ -9,6 +9,7 @@
 #include "errmsg.h"
 #include "fs/policy.h"
 #include "fs/restore.h"
+#include "tests/support/foreign.h"
 #include "tests/support/sim_link.h"
 
 #define MIB (1ull << 20)
@@ -281,6 +282,103 @@ Test(restore, damaged_parts_need_replace)
 	unmount();
 }
 
+/* ---------------------------------------------------------------- which history */
+
+static struct hash128 head_hash(struct pm *where)
+{
+	struct copy *other;
+	struct hash128 hash;
+
+	cr_assert_eq(copy_open(where, true, &other), 0, "%s", errmsg_get());
+	hash = copy_head(other).hash;
+	copy_close(other);
+	return hash;
+}
+
+static void expect_restore_refused(const char *reason)
+{
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED);
+	cr_expect_not_null(strstr(errmsg_get(), reason), "'%s' has no '%s'", errmsg_get(), reason);
+	cr_expect_neq(access(part_path, F_OK), 0, "nothing was made");
+}
+
+/* The local parts are made again and hold the history of that target. */
+static void expect_restored_from(unsigned target)
+{
+	struct hash128 want = head_hash(&sim_targets[target].pm), got;
+
+	cr_assert_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
+	cr_assert_eq(pool_open(set, 0, POOL_RDONLY, &pool), 0, "%s", errmsg_get());
+	got = head_hash(&pool->pm);
+	pool_close(pool);
+	cr_expect_arr_eq(got.b, want.b, sizeof(got.b));
+}
+
+Test(restore, different_histories_need_a_choice_and_force)
+{
+	unmount();
+	unlink(part_path);
+	foreign_commit(&sim_targets[0].pm, 1);
+	foreign_commit(&sim_targets[1].pm, 2);
+	expect_restore_refused("different histories");
+	rc.from = "b";
+	expect_restore_refused("--from NAME --force");
+	rc.force = true;
+	expect_restored_from(1);
+}
+
+Test(restore, older_source_needs_force)
+{
+	unmount();
+	unlink(part_path);
+	foreign_commit(&sim_targets[0].pm, 1);
+	rc.from = "b";
+	expect_restore_refused("replica a is newer");
+	rc.force = true;
+	expect_restored_from(1);
+}
+
+/* A replica whose ring does not know the other's place any more takes its word. */
+Test(restore, copy_too_old_to_be_compared_is_left_behind)
+{
+	void *before = malloc(POOL_BYTES);
+	struct copy *other;
+
+	memcpy(before, sim_targets[1].pm.base, POOL_BYTES);
+	put(5 * MIB, MIB, 4);
+	cr_assert_eq(fs_checkpoint(fs), 0, "%s", errmsg_get());
+	unmount();
+	unlink(part_path);
+	memcpy(sim_targets[1].pm.base, before, POOL_BYTES);
+	free(before);
+	cr_assert_eq(copy_open(&sim_targets[0].pm, false, &other), 0);
+	cr_assert_eq(copy_checkpoint(other, copy_head(other).seq, UINT64_MAX), 0, "%s", errmsg_get());
+	copy_close(other);
+	expect_restored_from(0);
+}
+
+Test(restore, copies_of_different_pools_need_a_choice)
+{
+	struct copy_format fmt = { .hash_seed = 2, .page = { .role = MEDIA_ROLE_REPLICA, .state = MEDIA_CONSISTENT } };
+
+	unmount();
+	unlink(part_path);
+	csum_random(fmt.content_uuid, sizeof(fmt.content_uuid));
+	memset(sim_targets[1].pm.base, 0, POOL_BYTES);
+	cr_assert_eq(copy_format(&sim_targets[1].pm, &fmt), 0, "%s", errmsg_get());
+	expect_restore_refused("copies of different pools");
+	rc.from = "a";
+	expect_restored_from(0);
+}
+
+Test(restore, unformatted_replica_is_passed_over)
+{
+	unmount();
+	unlink(part_path);
+	memset(sim_targets[1].pm.base, 0, POOL_BYTES);
+	expect_restored_from(0);
+}
+
 /* ---------------------------------------------------------------- damage and interruption */
 
 /* A used data block of a replica, rotten. */
@@ -354,4 +452,96 @@ Test(restore, verify_says_where_copies_differ)
 	cr_expect_eq(verify_run(&rc), RESTORE_FAILED, "not all were asked");
 	sim_targets[1].unreachable = false;
 	cr_expect_eq(verify_run(&rc), RESTORE_DONE);
+}
+
+/* verify finds the copies different and says this. */
+static void expect_verify_says(const char *what)
+{
+	char text[4096];
+	FILE *file = tmpfile();
+	int out = dup(STDOUT_FILENO);
+	size_t len;
+
+	cr_assert(file && out >= 0);
+	fflush(stdout);
+	dup2(fileno(file), STDOUT_FILENO);
+	cr_expect_eq(verify_run(&rc), RESTORE_FAILED, "%s", what);
+	fflush(stdout);
+	dup2(out, STDOUT_FILENO);
+	close(out);
+	rewind(file);
+	len = fread(text, 1, sizeof(text) - 1, file);
+	text[len] = '\0';
+	fclose(file);
+	cr_expect_not_null(strstr(text, what), "it says '%s', not '%s'", text, what);
+}
+
+Test(restore, verify_tells_copies_that_are_ahead)
+{
+	char what[64];
+	uint64_t head = copy_head(copy).seq;
+
+	unmount();
+	foreign_commit(&sim_targets[0].pm, 1);
+	snprintf(what, sizeof(what), "a: at commit %llu, copy local is at", (unsigned long long)head + 1);
+	expect_verify_says(what);
+}
+
+Test(restore, verify_tells_a_local_copy_that_is_ahead)
+{
+	char what[64];
+	uint64_t head = copy_head(copy).seq;
+
+	unmount();
+	cr_assert_eq(pool_open(set, 0, 0, &pool), 0, "%s", errmsg_get());
+	foreign_commit(&pool->pm, 1);
+	pool_close(pool);
+	snprintf(what, sizeof(what), "b: at commit %llu, copy local is at", (unsigned long long)head);
+	expect_verify_says(what);
+}
+
+Test(restore, verify_tells_different_histories)
+{
+	unmount();
+	cr_assert_eq(pool_open(set, 0, 0, &pool), 0, "%s", errmsg_get());
+	foreign_commit(&pool->pm, 1);
+	pool_close(pool);
+	foreign_commit(&sim_targets[0].pm, 2);
+	expect_verify_says("a: different history at commit");
+	foreign_commit(&sim_targets[0].pm, 3);
+	expect_verify_says("a: different history at commit");
+}
+
+Test(restore, verify_tells_copies_that_cannot_be_compared)
+{
+	struct copy_page page;
+	struct copy *other;
+
+	unmount();
+	cr_assert_eq(copy_open(&sim_targets[0].pm, false, &other), 0);
+	page = *copy_page(other);
+	page.state = MEDIA_INCONSISTENT;
+	cr_assert_eq(copy_page_set(other, &page), 0);
+	copy_close(other);
+	expect_verify_says("a: marked inconsistent");
+	memset(sim_targets[0].pm.base, 0, POOL_BYTES);
+	expect_verify_says("a: not formatted");
+	unlink(part_path);
+	expect_verify_says("local: ");
+}
+
+Test(restore, verify_tells_a_damaged_table)
+{
+	struct copy *other = sim_targets[0].copy;
+	char what[64];
+	uint64_t blk;
+
+	cr_assert_eq(fs_checkpoint(fs), 0);
+	cr_assert_eq(copy_checkpoint(other, copy_head(other).seq, UINT64_MAX), 0, "%s", errmsg_get());
+	blk = rot(0);
+	sim_targets[0].pm.base[media_off(blk) + 77] ^= 1; /* not its content */
+	sim_targets[0].pm.base[media_entry_off(copy_geom(copy), blk)] ^= 1;
+	unmount();
+	snprintf(what, sizeof(what), "a: block 0x%llx: table entry is damaged", (unsigned long long)blk);
+	expect_verify_says(what);
 }

@@ -13,6 +13,7 @@
 #include "fs/policy.h"
 #include "fs/tree.h"
 #include "rpmemd/engine.h"
+#include "tests/support/foreign.h"
 #include "tests/support/sim_link.h"
 
 #define MIB (1ull << 20)
@@ -244,26 +245,6 @@ static inline void expect_same_content(unsigned i)
 					     MEDIA_BLOCK_BYTES),
 				0, "block %llu", (unsigned long long)blk);
 	}
-}
-
-/* A commit that no other copy ever sees. */
-static inline void foreign_commit(struct pm *where, uint64_t time_ns)
-{
-	struct copy_point at;
-	struct redo_builder *b;
-	struct hash128 after;
-	struct copy *other;
-	const void *rec;
-	uint32_t len;
-
-	cr_assert_eq(copy_open(where, false, &other), 0, "%s", errmsg_get());
-	at = copy_head(other);
-	cr_assert_eq(redo_builder_new(MIB, copy_geom(other)->pool_seed, &b), 0);
-	redo_begin(b);
-	cr_assert_eq(redo_finish(b, at.seq + 1, at.epoch, &at.hash, time_ns, &rec, &len, &after), 0);
-	cr_assert_eq(copy_append(other, rec, len), 0, "%s", errmsg_get());
-	redo_builder_delete(b);
-	copy_close(other);
 }
 
 #endif
