@@ -116,14 +116,12 @@ void fsck_report_free(struct fsck_report *report)
 
 /* ---------------------------------------------------------------- blocks */
 
+/* The first byte is zero and each one equals the one before it: memcmp is the fast way to say so. */
 bool fsck_all_zero(const void *bytes, size_t len)
 {
 	const uint8_t *p = bytes;
 
-	while (len--)
-		if (*p++)
-			return false;
-	return true;
+	return !len || (!p[0] && !memcmp(p, p + 1, len - 1));
 }
 
 /* Who claims, for a finding: "inode 7, file offset 0x3000". */

@@ -183,13 +183,18 @@ void fsck_history(struct fsck *f)
 
 /* ---------------------------------------------------------------- block table */
 
+/* Whole entries only, so that memory is bounded by what the pool holds, not by what it says. */
 void fsck_tables_scan(struct fsck *f)
 {
 	struct copy_entry entry;
 
-	for (uint64_t blk = f->geom->group0_blk; blk < f->geom->blk_count; blk++)
-		if (media_blk_valid(f->geom, blk) && !copy_entry_get(f->copy, blk, &entry) && entry.type == FS_ITAB_LEAF)
+	for (uint64_t blk = f->geom->group0_blk; blk < f->geom->blk_count; blk++) {
+		const struct media_entry_omf *omf = pm_ptr(f->pm, media_entry_off(f->geom, blk));
+
+		if ((le64_get(omf->seq_type) & 0xff) == FS_ITAB_LEAF && media_blk_valid(f->geom, blk) &&
+			!copy_entry_decode(blk, omf, &entry))
 			f->leaves++;
+	}
 }
 
 struct group_walk {
@@ -225,19 +230,24 @@ static void check_entry(struct group_walk *w, uint64_t blk)
 	w->used += entry.type != MEDIA_FREE;
 }
 
+static void idle_entries(struct fsck *f, uint64_t group, uint64_t from, uint64_t to, const char *what)
+{
+	uint64_t start = media_group_blk(f->geom, group);
+	const struct media_entry_omf *table = pm_ptr(f->pm, media_off(start + 1));
+
+	if (fsck_all_zero(&table[from], (to - from) * sizeof(*table)))
+		return;
+	for (; from < to; from++)
+		if (!fsck_all_zero(&table[from], sizeof(*table)))
+			fsck_found(f, "group %llu: table entry of %s block %#llx in use", (ull)group, what,
+				(ull)(start + from));
+}
+
 /* Entries of the group's own summary and table blocks, and those behind a short group's end, stay zero. */
 static void check_idle_entries(struct fsck *f, uint64_t group)
 {
-	uint64_t start = media_group_blk(f->geom, group), len = media_group_len(f->geom, group);
-	const struct media_entry_omf *table = pm_ptr(f->pm, media_off(start + 1));
-
-	for (uint64_t i = 0; i < MEDIA_GROUP_BLKS; i++) {
-		if (i == MEDIA_GROUP_META_BLKS)
-			i = len;
-		if (i < MEDIA_GROUP_BLKS && !fsck_all_zero(&table[i], sizeof(table[i])))
-			fsck_found(f, "group %llu: table entry of %s block %#llx in use", (ull)group,
-				i < len ? "its own" : "the missing", (ull)(start + i));
-	}
+	idle_entries(f, group, 0, MEDIA_GROUP_META_BLKS, "its own");
+	idle_entries(f, group, media_group_len(f->geom, group), MEDIA_GROUP_BLKS, "the missing");
 }
 
 /* The table says what the summary must be, if all of it can be read. */
