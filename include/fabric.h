@@ -124,6 +124,9 @@ int fab_wait(struct fab_ep *ep, int timeout_ms);
 /* Whether the peer takes what is sent to it, waiting for that at most timeout_ms: false when the connection's socket stays
  * full. What is posted then is kept by the provider, in any number. Always true where there is no socket. */
 bool fab_taken(const struct fab_ep *ep, int timeout_ms);
+/* Whether bytes went in or out since this was asked last: who waits for a large transfer sees no event of it. tcp only, false
+ * elsewhere. A system call. */
+bool fab_moved(struct fab_ep *ep);
 /* For an event loop: descriptors that wake for data and for the connection's events (-1: the first does both), and whether
  * one may sleep on them: only when fab_poll has just returned 0. */
 void fab_fds(const struct fab_ep *ep, int *data_fd, int *eq_fd);

@@ -78,6 +78,7 @@ struct fab_ep {
 	int sock, wait_fd;   /* of tcp; own_wait: an epoll set with the socket. -1: none */
 	bool unsent;         /* own_wait: something was posted and may not be in the socket yet */
 	bool armed;          /* own_wait: wait_fd also wakes when the socket takes more */
+	uint64_t moved;      /* bytes in and out when fab_moved was asked */
 	int err; /* why the connection ended */
 	bool connected;
 	bool down; /* shut down: atomic */

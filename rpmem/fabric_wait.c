@@ -15,8 +15,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,6 +121,18 @@ bool fab_taken(const struct fab_ep *ep, int timeout_ms)
 	struct pollfd fd = { .fd = ep->sock, .events = POLLOUT };
 
 	return ep->sock < 0 || poll(&fd, 1, timeout_ms);
+}
+
+bool fab_moved(struct fab_ep *ep)
+{
+	struct tcp_info info = { 0 };
+	socklen_t len = sizeof(info);
+	uint64_t before = ep->moved;
+
+	if (ep->sock < 0 || getsockopt(ep->sock, IPPROTO_TCP, TCP_INFO, &info, &len))
+		return false;
+	ep->moved = info.tcpi_bytes_acked + info.tcpi_bytes_received;
+	return ep->moved != before;
 }
 
 static bool socket_full(const struct fab_ep *ep)

@@ -21,7 +21,7 @@
 #include <unistd.h>
 #include "errmsg.h"
 
-#define SPIN_NS 100000ull  /* polling for an answer, from the last sign of progress on; then asleep */
+#define SPIN_NS 100000ull  /* polling, from the last answer or byte that moved on; then asleep */
 #define SLEEP_MS 50        /* at most asleep: deadlines and the handle's word are looked at so often */
 #define GATHER_BYTES (60u << 10) /* inline bytes that make a message worth sending before the drain */
 
@@ -154,6 +154,8 @@ static int rlane_rest(struct rlane *rl, struct pace *pace)
 		*pace = (struct pace){ now, trips };
 	if (now - pace->since_ns < SPIN_NS) {
 		sched_yield();
+	} else if (fab_moved(lane_ep(rl->lane))) {
+		pace->since_ns = now;
 	} else {
 		if (rpool_state(rl->pool) != rl->state)
 			return step_ended(rl, errmsg_set(-ECONNRESET, "the session has ended"));

@@ -52,7 +52,7 @@ struct tlane {
 	bool up;             /* atomic */
 	bool refused;        /* the engine ended the session */
 	uint64_t heard_ns;   /* last message */
-	uint64_t woken_ns;   /* lazy: last sleep that something ended, one-sided operations among it */
+	uint64_t woken_ns;   /* lazy: last sleep that something ended, or bytes that moved */
 	bool idle_work;      /* the engine may have something to do */
 	unsigned answers;    /* since the peer was last seen to take them */
 };
@@ -178,13 +178,18 @@ static int lane_serve(struct tlane *lane)
 	return requests;
 }
 
-/* Other methods and reads bring no message: on tcp they need this processor all the same, so polling goes on behind them. */
+/* Other methods, reads and large writes bring no message: on tcp they need this processor all the same, so polling goes on
+ * while their bytes move. */
 static int lazy_rest(struct tlane *lane, uint64_t now)
 {
 	int wait_ms = now - lane->heard_ns > LANE_DOZE_AFTER_NS ? LANE_DOZE_MS : LANE_WAIT_MS, err;
 
 	if (now - lane->woken_ns < LANE_SPIN_NS) {
 		sched_yield();
+		return 0;
+	}
+	if (fab_moved(lane->ep)) {
+		lane->woken_ns = now;
 		return 0;
 	}
 	err = fab_wait(lane->ep, wait_ms);

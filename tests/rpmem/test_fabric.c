@@ -111,6 +111,22 @@ BOTH_WAYS(a_full_socket_is_slept_on)
 	free(bytes);
 }
 
+/* A transfer without an event of its own shows; when nothing moves any more, that shows as well. */
+BOTH_WAYS(moved_bytes_are_seen)
+{
+	uint8_t *bytes = bytes_new(POOL_BYTES, 3);
+
+	pair_up(provider_wait, true);
+	near_read(bytes, POOL_BYTES);
+	cr_expect(fab_moved(rig.near));
+	while (fab_moved(rig.near)) /* the last acknowledgement may come late */
+		poll(NULL, 0, 100);
+	near_write(bytes, POOL_BYTES);
+	cr_expect(fab_moved(rig.near));
+	pair_down();
+	free(bytes);
+}
+
 /* An event loop: poll(2) without a limit of its own, asked about by fab_may_block when nothing was there. */
 BOTH_WAYS(an_event_loop_misses_nothing)
 {
