@@ -44,7 +44,7 @@ struct lane_view {
 	const struct lane_range_msg *ranges;
 	const uint8_t *payload, *rec;
 };
-/* Fills csum of a request laid out in buf. */
+/* Fills csum of a request laid out in buf. With LANE_BARE buf may end behind the ranges. */
 void lane_req_seal(void *buf, size_t len);
 /* Checks length, magic, op, flags, counts, checksum, that ranges lie within [floor, pool_size) without overflow and that
  * the inline lengths add up. -EPROTO otherwise. */

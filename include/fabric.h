@@ -88,6 +88,10 @@ void *fab_rx(struct fab_ep *ep, unsigned slot);
 int fab_recv(struct fab_ep *ep, unsigned slot);
 /* Sends len bytes of a slot. notify: FAB_SENT follows; without it the slot is free when the peer has answered. */
 int fab_send(struct fab_ep *ep, unsigned slot, size_t len, bool notify);
+/* As fab_send without notify, and behind the slot's bytes more_len others that stay where they are until the peer has
+ * answered. Only with fab_sends_any: elsewhere memory that is sent has to be registered. */
+int fab_send_more(struct fab_ep *ep, unsigned slot, size_t len, const void *more, size_t more_len);
+bool fab_sends_any(const struct fab_ep *ep);
 /* At most FAB_INJECT_BYTES_MAX bytes, copied by the call. */
 int fab_inject(struct fab_ep *ep, const void *buf, size_t len);
 

@@ -14,7 +14,8 @@
  *   REMOVE -> DONE           instead of CREATE|OPEN
  *
  * LANE (fabric endpoint, facts: FI_EP_MSG): request messages of at most the session's msg_bytes_max, each answered by one
- * lane_ack_msg in order. One-sided writes posted before a request on the same lane have arrived when it is handled. */
+ * lane_ack_msg in order, but for the silent ones of a train (LANE_MORE of LANE_WRITE). One-sided writes posted before a
+ * request on the same lane have arrived when it is handled. */
 #ifndef RPMEMFS_WIRE_H
 #define RPMEMFS_WIRE_H
 
@@ -116,7 +117,11 @@ struct ctl_open { /* CREATE and OPEN */
 /* How the initiator learns that its bytes are persistent: the target's CPU answers, a one-sided read comes back behind the
  * writes, or the last write completes with FI_COMMIT_COMPLETE. */
 enum wire_method { WIRE_METHOD_GPSPM = 1, WIRE_METHOD_APM, WIRE_METHOD_COMMIT, WIRE_METHOD_LAST = WIRE_METHOD_COMMIT };
-enum ctl_caps { CTL_CAP_RMA = 1u /* pool memory is registered: one-sided reads and writes */ };
+enum ctl_caps {
+	CTL_CAP_RMA = 1u,    /* pool memory is registered: one-sided reads and writes */
+	CTL_CAP_TRAINS = 2u, /* plain sessions: LANE_WRITE may have LANE_MORE and LANE_BARE */
+	CTL_CAPS_ALL = 3u,
+};
 struct ctl_session {
 	uint64_t session;      /* id the lanes present */
 	uint64_t pool_size;
@@ -154,6 +159,7 @@ struct ctl_remove { uint32_t flags; char set_name[WIRE_SET_NAME_BYTES_MAX]; }; /
 #define LANE_MSG_BYTES_MAX (68u << 10) /* facts: 64 KiB and headers; a session may state less, never below 8 KiB */
 #define LANE_MSG_BYTES_MIN (8u << 10)
 #define LANE_RX_SLOTS 32u
+#define LANE_SILENT_MAX (LANE_RX_SLOTS - 1u) /* messages of a train that are not answered, in a row: more would not fit */
 #define LANE_RANGES_MAX 1024u          /* of one message */
 #define LANE_RECORD_BYTES_MAX (8u << 20)
 
@@ -184,13 +190,19 @@ static inline int lane_op_is_upkeep(unsigned op)
 }
 
 enum lane_flags {
-	LANE_MORE = 1u, /* COMMIT: the next message of the lane continues this commit; only the last one acts on the record */
+	LANE_MORE = 1u, /* COMMIT: the next message of the lane continues this commit; only the last one acts on the record.
+			 * WRITE: the next message of the lane is a WRITE, whose answer is for this one as well */
+	LANE_BARE = 2u, /* WRITE: csum covers header and ranges, not the payload, which the transport keeps whole as it does
+			 * the bytes of one-sided writes */
 };
 
 /* A request: header | range_count * lane_range_msg | payload of inline ranges, in order | piece of the record.
  * A commit larger than one message is a train of COMMIT messages with LANE_MORE, same arg, pieces in order; inline ranges
  * of the train are written as they come (they are unlinked blocks until the record is there), but for a session whose epoch
- * is below the fence by now: WIRE_FENCED, and nothing is stored. */
+ * is below the fence by now: WIRE_FENCED, and nothing is stored.
+ * In sessions with CTL_CAP_TRAINS messages of LANE_WRITE may be a train as well: those with LANE_MORE are silent, which is
+ * to say not answered unless they end the session; the one without it is fenced behind all of them, and its answer has the
+ * first error among them, behind which nothing was stored. Nothing but WRITE continues such a train. */
 struct lane_req_msg {
 	le32_t magic;        /*  0 */
 	le16_t op;           /*  4  enum lane_op */

@@ -271,7 +271,7 @@ static void walk_session(struct cursor *c, struct ctl_session *m)
 	walk_u32(c, &m->domain);
 	check(c, m->domain <= PM_FILE);
 	walk_u32(c, &m->caps);
-	check(c, !(m->caps & ~(uint32_t)CTL_CAP_RMA));
+	check(c, !(m->caps & ~(uint32_t)CTL_CAPS_ALL));
 	walk_u32(c, &m->msg_bytes_max);
 	check(c, m->msg_bytes_max >= LANE_MSG_BYTES_MIN && m->msg_bytes_max <= LANE_MSG_BYTES_MAX);
 	walk_u32(c, &m->rx_slots);

@@ -10,10 +10,12 @@
 /* Which parts a request of each operation may carry. */
 static const struct lane_shape {
 	bool known, ranges, payload, record;
+	uint16_t flags;
 } lane_shapes[LANE_OP_LAST + 1] = {
 	[LANE_PING] = { .known = true },
-	[LANE_COMMIT] = { .known = true, .ranges = true, .payload = true, .record = true },
-	[LANE_WRITE] = { .known = true, .ranges = true, .payload = true },
+	[LANE_COMMIT] = { .known = true, .ranges = true, .payload = true, .record = true,
+			  .flags = LANE_MORE },
+	[LANE_WRITE] = { .known = true, .ranges = true, .payload = true, .flags = LANE_MORE | LANE_BARE },
 	[LANE_READ] = { .known = true, .ranges = true },
 	[LANE_CHECKPOINT] = { .known = true },
 	[LANE_DEEP] = { .known = true, .ranges = true, .payload = true },
@@ -29,12 +31,20 @@ static uint32_t csum_around(const uint8_t *msg, size_t len, size_t off)
 	return csum_crc32c(crc, msg + off + sizeof(zero), len - off - sizeof(zero));
 }
 
+/* Bytes of the message that its checksum covers; wrong numbers are found by the checks behind it. */
+static size_t sealed_len(const struct lane_req_msg *req, size_t len)
+{
+	uint64_t heads = sizeof(*req) + (uint64_t)le32_get(req->range_count) * sizeof(struct lane_range_msg);
+
+	return le16_get(req->flags) & LANE_BARE && heads < len ? heads : len;
+}
+
 void lane_req_seal(void *buf, size_t len)
 {
 	struct lane_req_msg *req = buf;
 
 	assert(len >= sizeof(*req));
-	req->csum = le32_put(csum_around(buf, len, offsetof(struct lane_req_msg, csum)));
+	req->csum = le32_put(csum_around(buf, sealed_len(req, len), offsetof(struct lane_req_msg, csum)));
 }
 
 static void view_of(const struct lane_req_msg *req, struct lane_view *view)
@@ -61,7 +71,7 @@ static bool shape_ok(const struct lane_view *v)
 	if (v->op > LANE_OP_LAST || !lane_shapes[v->op].known)
 		return false;
 	shape = &lane_shapes[v->op];
-	if (v->flags & ~(shape->record ? (unsigned)LANE_MORE : 0u))
+	if (v->flags & ~shape->flags)
 		return false;
 	if (!shape->ranges && v->range_count)
 		return false;
@@ -118,7 +128,7 @@ int lane_req_check(const void *buf, size_t len, uint64_t floor, uint64_t pool_si
 	assert((uintptr_t)buf % _Alignof(struct lane_req_msg) == 0);
 	if (len < sizeof(*req) || len > LANE_MSG_BYTES_MAX || le32_get(req->magic) != LANE_MAGIC)
 		return -EPROTO;
-	if (le32_get(req->csum) != csum_around(buf, len, offsetof(struct lane_req_msg, csum)))
+	if (le32_get(req->csum) != csum_around(buf, sealed_len(req, len), offsetof(struct lane_req_msg, csum)))
 		return -EPROTO;
 	view_of(req, &v);
 	if (memcmp(req->zero, zero, sizeof(zero)) || !shape_ok(&v) || !record_ok(&v) || v.range_count > LANE_RANGES_MAX)

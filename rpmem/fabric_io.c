@@ -223,6 +223,23 @@ int fab_send(struct fab_ep *ep, unsigned slot, size_t len, bool notify)
 	return POST(ep, fi_sendmsg(ep->ep, &msg, notify ? FI_COMPLETION : 0));
 }
 
+bool fab_sends_any(const struct fab_ep *ep)
+{
+	return !ep->fab->mr_local && ep->fab->iov_max >= 2;
+}
+
+int fab_send_more(struct fab_ep *ep, unsigned slot, size_t len, const void *more, size_t more_len)
+{
+	struct iovec iov[2] = { { fab_tx(ep, slot), len }, { (void *)(uintptr_t)more, more_len } };
+	void *desc[2] = { NULL, NULL };
+	struct fi_msg msg = { .msg_iov = iov, .desc = desc, .iov_count = 2, .context = &ep->tx.ctx[slot] };
+
+	assert(len <= ep->tx.bytes);
+	assert(fab_sends_any(ep));
+	ep->unsent = true;
+	return POST(ep, fi_sendmsg(ep->ep, &msg, 0));
+}
+
 int fab_inject(struct fab_ep *ep, const void *buf, size_t len)
 {
 	if (len > FAB_INJECT_BYTES_MAX || len > ep->fab->inject_max)

@@ -1,6 +1,6 @@
 /* The receiving half of a lane: connecting, answers, heartbeats and deadlines. rpmem/lane_post.c is the sending half.
  *
- * Answers come in order, one for each message. Nothing the fabric reports proves that the target lives: a stopped one swallows
+ * Answers come in order, one for each message, or for a train of writes. Nothing the fabric reports proves that the target lives: a stopped one swallows
  * megabytes. So only answers count, and every message has its time:
  *
  *   a request     notice_ms after it was posted, or after the answer before it when that came later
@@ -108,6 +108,19 @@ static bool answer_fits(const struct lane_ack_msg *ack, const struct lane_sent *
 	return le16_get(ack->op) == sent->op || (!le16_get(ack->op) && le16_get(ack->status) == WIRE_BAD_PROTO);
 }
 
+/* Whether it is the answer that is due: to the oldest message that was not silent, and to the silent ones before it. A
+ * silent one is answered only when that is the session's end. */
+static bool answer_due(const struct lane *lane, uint64_t seq, uint16_t status)
+{
+	uint64_t due = lane->seq_acked + 1;
+
+	if (seq > lane->seq)
+		return false;
+	while (due < seq && lane->sent[due % lane->window].silent)
+		due++;
+	return seq == due && (!lane->sent[due % lane->window].silent || status == WIRE_BAD_PROTO || status == WIRE_IO);
+}
+
 static int answer_take(struct lane *lane, const void *buf, size_t len)
 {
 	const struct lane_sent *sent;
@@ -117,15 +130,15 @@ static int answer_take(struct lane *lane, const void *buf, size_t len)
 
 	if (err)
 		return errmsg_set(err, "lane %u: malformed answer of %zu bytes", lane->index, len);
-	if (lane->seq_acked == lane->seq || le64_get(ack.seq) != lane->seq_acked + 1)
+	status = le16_get(ack.status);
+	if (!answer_due(lane, le64_get(ack.seq), status))
 		return errmsg_set(-EPROTO, "lane %u: answer %" PRIu64 " after %" PRIu64, lane->index, le64_get(ack.seq),
 				  lane->seq_acked);
-	lane->seq_acked++;
+	lane->seq_acked = le64_get(ack.seq);
 	sent = &lane->sent[lane->seq_acked % lane->window];
 	if (!answer_fits(&ack, sent))
 		return errmsg_set(-EPROTO, "lane %u: answer %" PRIu64 " is to operation %u, the request was %u", lane->index,
 				  lane->seq_acked, le16_get(ack.op), sent->op);
-	status = le16_get(ack.status);
 	if (!lane_op_is_upkeep(sent->op))
 		lane->news.round_trips++;
 	lane->news.tail_seq = le64_get(ack.tail_seq);
@@ -305,6 +318,7 @@ int lane_connect(struct fab *fab, const struct lane_cfg *cfg, const struct deadl
 	lane->window = session->rx_slots < LANE_RX_SLOTS ? session->rx_slots : LANE_RX_SLOTS;
 	if (cfg->window && cfg->window < lane->window)
 		lane->window = cfg->window;
+	lane->silent_max = session->caps & CTL_CAP_TRAINS ? lane->window / 2 - (lane->window > 1) : 0;
 	lane->commit = session->method == WIRE_METHOD_COMMIT;
 	lane->notice_ns = cfg->notice_ms * 1000000ull;
 	ep.rx_count = ep.tx_count = lane->window;
@@ -321,6 +335,7 @@ int lane_connect(struct fab *fab, const struct lane_cfg *cfg, const struct deadl
 		lane_delete(lane);
 		return err;
 	}
+	lane->bare = session->caps & CTL_CAP_TRAINS && fab_sends_any(lane->ep);
 	lane->post_ns = lane->heard_ns = channel_now_ns();
 	*out = lane;
 	return 0;

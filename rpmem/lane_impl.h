@@ -28,6 +28,7 @@ struct lane_sent {
 	uint64_t posted_ns;
 	uint16_t op;
 	bool last;               /* COMMIT: the record is complete with it */
+	bool silent;             /* a later answer is for it as well */
 	uint64_t arg;
 	unsigned op_idx;         /* READ */
 	uint8_t *dst;
@@ -39,6 +40,9 @@ struct lane {
 	unsigned index, window;  /* messages that may be unanswered, and slots */
 	uint32_t msg_max;
 	bool rma, commit;
+	unsigned silent_max;     /* messages of a train of writes between two answers; 0: the session has no trains */
+	unsigned silent;         /* such messages since the newest one that will be answered */
+	bool bare;               /* large ranges go out of their own memory, unsealed */
 	uint64_t raddr, rkey;
 	uint64_t notice_ns;
 	uint64_t seq, seq_acked; /* newest message posted, answered */

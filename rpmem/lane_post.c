@@ -4,6 +4,10 @@
  * is all that ties pushes to the commit behind them: the target handles a message after everything posted before it has
  * arrived. So nothing overtakes: an operation that has to wait for window or room holds the ones behind it.
  *
+ * A write of many messages is a train, too, where the session has them: most of it is silent, so that the way back costs one
+ * answer, and the window moves by those that are not. Its large ranges are not copied but sent out of the caller's memory, and
+ * not sealed: a store of another thread between sealing and sending would make the message a wrong one.
+ *
  * An operation leaves the queue when it needs nothing of ours any more: a push when it is posted (its source stays in use
  * until a later answer), the others when they are answered. Its range array stays for the next one, so that in the long
  * run nothing is allocated. */
@@ -16,6 +20,8 @@
 #include "codec.h"
 #include "errmsg.h"
 
+#define BARE_BYTES_MIN (16u << 10) /* of what is left of a range; less is copied */
+#define BARE_PIECE_BYTES (64u << 10)
 #define ROOM_BYTES_MIN (64u << 10) /* one-sided pieces are not cut smaller just to fill the last room */
 
 /* ---------------------------------------------------------------- messages */
@@ -24,24 +30,33 @@ static bool window_open(const struct lane *lane)
 	return lane->seq - lane->seq_acked < lane->window;
 }
 
-/* Sends the message of len bytes built in the slot that message_begin chose. */
-static int message_send(struct lane *lane, struct lane_req_msg *req, size_t len, struct lane_sent sent, uint64_t now)
+struct bare {
+	const uint8_t *src;
+	uint32_t len; /* 0: none */
+};
+
+/* Sends the message of len bytes built in the slot that message_begin chose, and the bare bytes behind it. */
+static int message_send(struct lane *lane, struct lane_req_msg *req, size_t len, struct bare bare, struct lane_sent sent,
+			uint64_t now)
 {
 	uint64_t seq = lane->seq + 1;
 	int err;
 
 	req->magic = le32_put(LANE_MAGIC);
 	req->op = le16_put(sent.op);
+	req->flags = le16_put(le16_get(req->flags) | (bare.len ? LANE_BARE : 0));
 	req->seq = le64_put(seq);
 	lane_req_seal(req, len);
-	err = fab_send(lane->ep, lane->slot, len, false);
+	err = bare.len ? fab_send_more(lane->ep, lane->slot, len, bare.src, bare.len) :
+			 fab_send(lane->ep, lane->slot, len, false);
 	if (err)
 		return err;
 	lane->seq = seq;
+	lane->silent = sent.silent ? lane->silent + 1 : 0;
 	lane->post_ns = sent.posted_ns = now;
 	lane->sent[seq % lane->window] = sent;
 	if (!lane_op_is_upkeep(sent.op))
-		lane->news.bytes_sent += len;
+		lane->news.bytes_sent += len + bare.len;
 	return 0;
 }
 
@@ -59,8 +74,8 @@ static struct lane_req_msg *message_begin(struct lane *lane)
 
 int lane_ping(struct lane *lane, uint64_t now)
 {
-	return message_send(lane, message_begin(lane), sizeof(struct lane_req_msg), (struct lane_sent){ .op = LANE_PING },
-			    now);
+	return message_send(lane, message_begin(lane), sizeof(struct lane_req_msg), (struct bare){ 0 },
+			    (struct lane_sent){ .op = LANE_PING }, now);
 }
 
 /* How much of a range fits into space bytes: all, or a piece that ends at a cache line of the pool. */
@@ -74,16 +89,51 @@ static uint32_t piece_len(uint64_t off, uint32_t left, uint32_t space)
 	return end > off ? (uint32_t)(end - off) : 0;
 }
 
+/* Whether what is left of the range at the cursor goes out of its own memory. */
+static bool bare_next(const struct lane *lane, const struct lane_op_queued *op)
+{
+	const struct repl_range *range = &op->ranges[op->range_idx];
+
+	return lane->bare && op->op == LANE_WRITE && op->range_idx < op->range_count && range->src &&
+	       range->len - op->range_off >= BARE_BYTES_MIN;
+}
+
+static void cursor_move(struct lane_op_queued *op, uint32_t len)
+{
+	op->range_off += len;
+	if (op->range_off < op->ranges[op->range_idx].len)
+		return;
+	op->range_idx++;
+	op->range_off = 0;
+}
+
+/* The piece at the cursor as the only range of a message. */
+static struct bare message_bare(struct lane_op_queued *op, struct lane_req_msg *req, uint32_t space)
+{
+	const struct repl_range *range = &op->ranges[op->range_idx];
+	struct lane_range_msg *head = (struct lane_range_msg *)(req + 1);
+	uint64_t off = range->off + op->range_off;
+	struct bare bare = { (const uint8_t *)range->src + op->range_off, 0 };
+
+	space -= (uint32_t)sizeof(*head);
+	bare.len = piece_len(off, range->len - op->range_off, space < BARE_PIECE_BYTES ? space : BARE_PIECE_BYTES);
+	*head = (struct lane_range_msg){ le64_put(off), le32_put(bare.len), le32_put(LANE_RANGE_INLINE) };
+	req->range_count = le32_put(1);
+	req->inline_bytes = le32_put(bare.len);
+	cursor_move(op, bare.len);
+	return bare;
+}
+
 /* Takes ranges from the operation's cursor on, as many as fit: their headers at once, their payload behind the headers.
  * Returns the bytes of both. */
-static uint32_t message_ranges(struct lane_op_queued *op, struct lane_req_msg *req, uint32_t space)
+static uint32_t message_ranges(const struct lane *lane, struct lane_op_queued *op, struct lane_req_msg *req, uint32_t space)
 {
 	struct lane_range_msg *heads = (struct lane_range_msg *)(req + 1);
 	struct { const uint8_t *src; uint32_t len; } pieces[LANE_RANGES_MAX];
 	uint32_t inline_bytes = 0, count = 0;
 	uint8_t *payload;
 
-	while (op->range_idx < op->range_count && count < LANE_RANGES_MAX && space > sizeof(*heads)) {
+	while (op->range_idx < op->range_count && count < LANE_RANGES_MAX && space > sizeof(*heads) && !bare_next(lane, op)) {
 		const struct repl_range *range = &op->ranges[op->range_idx];
 		uint64_t off = range->off + op->range_off;
 		uint32_t left = range->len - op->range_off, len = left;
@@ -102,11 +152,9 @@ static uint32_t message_ranges(struct lane_op_queued *op, struct lane_req_msg *r
 		count++;
 		space -= (uint32_t)sizeof(*heads) + (range->src ? len : 0);
 		inline_bytes += range->src ? len : 0;
-		op->range_off += len;
+		cursor_move(op, len);
 		if (len < left)
 			break;
-		op->range_idx++;
-		op->range_off = 0;
 	}
 	payload = (uint8_t *)(heads + count);
 	for (uint32_t i = 0; i < count; i++) {
@@ -141,18 +189,25 @@ static int post_message(struct lane *lane, struct lane_op_queued *op, uint64_t n
 	struct lane_req_msg *req = message_begin(lane);
 	uint32_t space = lane->msg_max - (uint32_t)sizeof(*req), used;
 	struct lane_sent sent = { .op = op->op, .arg = op->arg };
+	struct bare bare = { 0 };
 	int err;
 
-	used = message_ranges(op, req, space);
+	if (bare_next(lane, op)) {
+		bare = message_bare(op, req, space);
+		used = sizeof(struct lane_range_msg);
+	} else {
+		used = message_ranges(lane, op, req, space);
+	}
 	if (op->kind == KIND_COMMIT)
 		used += message_record(op, req, used, space - used);
 	op->posted = op->range_idx == op->range_count && op->rec_off == op->rec_len;
 	sent.last = op->posted;
-	if (op->kind == KIND_COMMIT && !op->posted)
+	sent.silent = op->op == LANE_WRITE && !op->posted && lane->silent < lane->silent_max;
+	if (sent.silent || (op->kind == KIND_COMMIT && !op->posted))
 		req->flags = le16_put(LANE_MORE);
 	req->arg = le64_put(op->arg);
 	req->tail = le64_put(op->tail);
-	err = message_send(lane, req, sizeof(*req) + used, sent, now);
+	err = message_send(lane, req, sizeof(*req) + used, bare, sent, now);
 	op->last_seq = lane->seq;
 	return err;
 }
@@ -169,7 +224,7 @@ static int post_read_message(struct lane *lane, struct lane_op_queued *op, uint6
 	sent.op_idx = (unsigned)(op - lane->ops);
 	*head = (struct lane_range_msg){ .off = le64_put(op->ranges->off + op->range_off), .len = le32_put(sent.len) };
 	req->range_count = le32_put(1);
-	err = message_send(lane, req, sizeof(*req) + sizeof(*head), sent, now);
+	err = message_send(lane, req, sizeof(*req) + sizeof(*head), (struct bare){ 0 }, sent, now);
 	op->range_off += sent.len;
 	op->posted = op->range_off == op->ranges->len;
 	op->last_seq = lane->seq;

@@ -225,12 +225,20 @@ static int op_checkpoint(struct call *c)
 	return err ? err : e->checkpoint_err;
 }
 
+/* A message whose answer is that of a later one. */
+static bool silent(const struct call *c)
+{
+	return c->v.op == LANE_WRITE && (c->v.flags & LANE_MORE);
+}
+
 static int op_write(struct call *c)
 {
 	struct engine *e = c->e;
 	struct copy *copy = e->cfg.copy;
 	int err;
 
+	if (!e->plain && c->v.flags)
+		return errmsg_set(-EPROTO, "trains of writes are for plain pools");
 	if (e->cfg.fs && !copy)
 		return errmsg_set(-EPERM, "not formatted yet");
 	if (copy && copy_page(copy)->state != MEDIA_INCONSISTENT)
@@ -241,6 +249,8 @@ static int op_write(struct call *c)
 	if (err)
 		return err;
 	engine_ranges_store(c->pm, &c->v, e->plain);
+	if (silent(c))
+		return 0; /* the fence of the last one is for all */
 	return e->plain ? engine_plain_fence(c) : pm_fence(c->pm, PM_POINT_RESYNC);
 }
 
@@ -290,6 +300,28 @@ static void count(struct engine *e, const struct lane_view *v, size_t len)
 	__atomic_fetch_add(&e->rx_bytes, len, __ATOMIC_RELAXED);
 }
 
+/* What may follow a silent message, and how often there may be one. */
+static int train_check(const struct call *c, const struct engine_lane *lane)
+{
+	if (lane->silent && c->v.op != LANE_WRITE)
+		return errmsg_set(-EPROTO, "operation %u in a train of writes", c->v.op);
+	if (silent(c) && lane->silent == LANE_SILENT_MAX)
+		return errmsg_set(-EPROTO, "a train of writes without end");
+	return 0;
+}
+
+/* The error that the answer has, if there is to be one. */
+static int train_step(const struct call *c, int err)
+{
+	struct engine_lane *lane = &c->e->lanes[c->lane];
+
+	if (lane->train_err)
+		err = lane->train_err;
+	lane->train_err = silent(c) ? err : 0;
+	lane->silent = silent(c) ? lane->silent + 1 : 0;
+	return err;
+}
+
 static int handle(struct call *c, const void *msg, size_t len)
 {
 	struct engine *e = c->e;
@@ -301,9 +333,14 @@ static int handle(struct call *c, const void *msg, size_t len)
 	if (c->v.seq != lane->seq + 1)
 		return errmsg_set(-EPROTO, "message %" PRIu64 " after %" PRIu64, c->v.seq, lane->seq);
 	lane->seq = c->v.seq;
+	err = train_check(c, lane);
+	if (err)
+		return err;
 	count(e, &c->v, len);
 	if (engine_failed(e))
 		return errmsg_set(-EIO, "the medium failed before");
+	if (lane->train_err)
+		return 0; /* the answer will tell */
 	if (ops[c->v.op].stores && e->cfg.read_only)
 		return errmsg_set(-EPERM, "opened read-only");
 	errmsg_clear();
@@ -334,18 +371,18 @@ static void ack_fill(const struct call *c, int err, struct lane_ack_msg *ack)
 	lane_ack_seal(ack);
 }
 
-/* One message to its answer. Why the session must end, or 0. */
+/* One message to its answer. As engine_handle. */
 static int serve(struct call *c, const void *msg, size_t len, struct lane_ack_msg *ack)
 {
-	int err = handle(c, msg, len);
+	int err = handle(c, msg, len), end = err == -EPROTO || err == -EIO ? err : 0;
 
-	ack_fill(c, err, ack);
+	ack_fill(c, end ? end : train_step(c, err), ack);
 	if (err)
 		log_warn("lane %u: message %" PRIu64 ": %s: %s", c->lane, c->v.seq,
 			wire_status_name((uint16_t)wire_status_of(err)), errmsg_get());
 	if (engine_failed(c->e))
 		return engine_failed(c->e); /* also behind a commit that was durable before a checkpoint failed */
-	return err == -EPROTO || err == -EIO ? err : 0;
+	return end ? end : silent(c);
 }
 
 /* The lane's own view of a plain pool. */

@@ -22,8 +22,9 @@ int engine_new(const struct engine_cfg *cfg, struct engine **out);
 void engine_delete(struct engine *engine);
 
 /* Handles one message of len bytes; lane < WIRE_LANES_MAX keeps trains of different lanes apart. Fills *ack (sealed). For
- * LANE_READ read_buf (LANE_MSG_BYTES_MAX) receives the payload. Returns 0, or a negative errno when the session must
- * end (malformed message, medium failed): the ack is then to be sent if possible and the lanes closed. */
+ * LANE_READ read_buf (LANE_MSG_BYTES_MAX) receives the payload. Returns 0; 1 when the message is silent: the ack is not
+ * to be sent; or a negative errno when the session must end (malformed message, medium failed): the ack is then to be sent
+ * if possible and the lanes closed. */
 int engine_handle(struct engine *engine, unsigned lane, const void *msg, size_t len, struct lane_ack_msg *ack,
 		  void *read_buf);
 

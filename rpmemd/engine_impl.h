@@ -20,6 +20,8 @@ struct train {
 /* Of a plain pool the lane's own, else protected by the lock. */
 struct engine_lane {
 	uint64_t seq;
+	uint32_t silent;      /* messages of the train of writes under way */
+	int train_err;        /* the first error among them */
 	struct pm pm;         /* plain pools, from the first message on */
 };
 

@@ -108,13 +108,13 @@ static int lane_request(struct tlane *lane, unsigned slot, size_t len)
 
 	end = engine_handle(lane->lanes->cfg.engine, lane->index, fab_rx(lane->ep, slot), len, &ack, read_buf);
 	err = fab_recv(lane->ep, slot);
-	if (!err)
+	if (!err && end <= 0)
 		err = lane_answer(lane, slot, &ack);
-	if (end) {
+	if (end < 0) {
 		lane->refused = true;
 		log_error("lane %u: request refused: %s: %s", lane->index, errmsg_get(), strerror(-end));
 	}
-	return end ? end : err;
+	return end < 0 ? end : err;
 }
 
 /* Of a peer that asks and does not read the answers no more requests are taken: they would pile up here. */
@@ -453,7 +453,7 @@ int lanes_open(const struct lanes_cfg *cfg, struct ctl_session *session, struct 
 		goto free_lanes;
 	session->port = port;
 	session->lanes = lanes->count;
-	session->caps = lanes->rma ? CTL_CAP_RMA : 0;
+	session->caps = (lanes->rma ? CTL_CAP_RMA : 0) | (cfg->lazy ? CTL_CAP_TRAINS : 0);
 	session->raddr = lanes->rma ? lanes->lane[0].raddr : 0;
 	session->rkey = lanes->rma ? lanes->lane[0].rkey : 0;
 	session->msg_bytes_max = LANE_MSG_BYTES_MAX;

@@ -343,7 +343,7 @@ Test(codec, fields_out_of_range_are_not_encoded)
 	REFUSED(CTL_OPEN + CTL_ANSWER, m.u.session.method = 0);
 	REFUSED(CTL_OPEN + CTL_ANSWER, m.u.session.method = WIRE_METHOD_LAST + 1);
 	REFUSED(CTL_OPEN + CTL_ANSWER, m.u.session.domain = PM_FILE + 1);
-	REFUSED(CTL_OPEN + CTL_ANSWER, m.u.session.caps = 2);
+	REFUSED(CTL_OPEN + CTL_ANSWER, m.u.session.caps = 4);
 	REFUSED(CTL_OPEN + CTL_ANSWER, m.u.session.msg_bytes_max = LANE_MSG_BYTES_MIN - 1);
 	REFUSED(CTL_OPEN + CTL_ANSWER, m.u.session.msg_bytes_max = LANE_MSG_BYTES_MAX + 1);
 	REFUSED(CTL_OPEN + CTL_ANSWER, m.u.session.rx_slots = 0);

@@ -210,6 +210,8 @@ static size_t ranges_put(struct lane_req_msg *req, unsigned op)
 	req->inline_bytes = le32_put(payload);
 	req->arg = le64_put(draw_edge(10));
 	req->tail = le64_put(draw_edge(10));
+	if (op == LANE_WRITE)
+		req->flags = le16_put((uint16_t)draw(4));
 	return op == LANE_COMMIT ? junk_record_put(req, len) : len;
 }
 
@@ -255,7 +257,7 @@ static bool message_send(void)
 	s.seq[lane]++;
 	if (draw(20) == 1)
 		engine_idle(s.engine);
-	return !err;
+	return err >= 0; /* 1: silent */
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
