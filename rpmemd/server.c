@@ -70,8 +70,9 @@ static int write_piece(int fd, const uint8_t *buf, size_t len)
 	return (int)n;
 }
 
-/* Writes all; stops when the session shall end, so that a peer that does not read cannot hold the pool. */
-static int write_all(int fd, int stop_fd, const void *buf, size_t len)
+/* Writes all; stops when the session shall end, or when nothing was taken for patience_ms (-1: for ever), so that a peer that
+ * does not read cannot hold the pool. */
+static int write_all(int fd, int stop_fd, int patience_ms, const void *buf, size_t len)
 {
 	struct pollfd fds[] = {
 		{ .fd = fd, .events = POLLOUT },
@@ -80,10 +81,12 @@ static int write_all(int fd, int stop_fd, const void *buf, size_t len)
 	size_t at = 0;
 
 	while (at < len) {
-		int n = poll(fds, 2, -1);
+		int n = poll(fds, 2, patience_ms);
 
 		if (n < 0 && errno != EINTR)
 			return -errno;
+		if (!n)
+			return -ETIMEDOUT;
 		if (n > 0 && fds[1].revents)
 			return -ECANCELED;
 		n = n > 0 ? write_piece(fd, (const uint8_t *)buf + at, len - at) : 0;
@@ -103,7 +106,7 @@ static int answer_send(struct server *s, const struct ctl_msg *answer)
 		log_error("control: answer %u cannot be encoded", answer->type);
 		return -EPROTO;
 	}
-	err = write_all(s->cfg->out, s->cfg->stop_fd, s->out, len);
+	err = write_all(s->cfg->out, s->cfg->stop_fd, s->idle_ms ? (int)s->idle_ms : -1, s->out, len);
 	if (err)
 		log_warn("control: write: %s", strerror(-err));
 	return err;
@@ -369,7 +372,7 @@ static int status_write(int out, int stop_fd, int err)
 {
 	le32_t status = le32_put((uint32_t)-err);
 
-	return write_all(out, stop_fd, &status, sizeof(status));
+	return write_all(out, stop_fd, -1, &status, sizeof(status));
 }
 
 int server_run(const struct server_cfg *cfg)

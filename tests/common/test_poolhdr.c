@@ -122,6 +122,49 @@ Test(poolhdr, golden_bytes_of_a_pool_of_libpmemobj)
 	cr_expect_eq(poolhdr_check(hdrs, 2, &attr), 0, "%s", errmsg_get());
 }
 
+/* The attributes rpmem_create has for replica `at` of `count`: libpmemobj writes the ring of its replicas by it. */
+static struct pool_attr replica_attr(unsigned at, unsigned count)
+{
+	struct pool_attr attr = { .signature = "PMEMOBJ", .major = 6, .compat = 1,
+				  .incompat = POOLHDR_INCOMPAT_CKSUM_2K | POOLHDR_INCOMPAT_SDS };
+
+	memset(attr.poolset_uuid, 0xa0, 16);
+	memset(attr.uuid, 0x10 + (int)at, 16);
+	memset(attr.next_uuid, 0x10 + (int)((at + 1) % count), 16);
+	memset(attr.prev_uuid, 0x10 + (int)((at + count - 1) % count), 16);
+	return attr;
+}
+
+static bool bytes_are(const uint8_t *bytes, unsigned value)
+{
+	return bytes[0] == value && !memcmp(bytes, bytes + 1, 15);
+}
+
+/* One, two and three replicas of one, two and three parts: what libpmemobj looks at, by its place in the header. */
+Test(poolhdr, golden_chain_of_replicas_and_parts)
+{
+	for (unsigned replicas = 1; replicas <= 3; replicas++)
+		for (unsigned at = 0; at < replicas; at++)
+			for (unsigned parts = 1; parts <= 3; parts++) {
+				struct pool_attr attr = replica_attr(at, replicas), got;
+				struct poolhdr_omf hdrs[3];
+				const uint8_t *hdr[3] = { (uint8_t *)&hdrs[0], (uint8_t *)&hdrs[1], (uint8_t *)&hdrs[2] };
+
+				poolhdr_fill(hdrs, parts, &attr, false, 1);
+				cr_expect(bytes_are(hdr[0] + 40, 0x10 + at), "uuid of the first part");
+				for (unsigned i = 0; i < parts; i++) {
+					cr_expect(bytes_are(hdr[i] + 24, 0xa0), "pool set");
+					cr_expect_arr_eq(hdr[i] + 56, hdr[(i + parts - 1) % parts] + 40, 16, "part before");
+					cr_expect_arr_eq(hdr[i] + 72, hdr[(i + 1) % parts] + 40, 16, "part behind");
+					cr_expect(bytes_are(hdr[i] + 88, 0x10 + (at + replicas - 1) % replicas), "replica before");
+					cr_expect(bytes_are(hdr[i] + 104, 0x10 + (at + 1) % replicas), "replica behind");
+				}
+				cr_expect_eq(poolhdr_check(hdrs, parts, &got), 0, "%s", errmsg_get());
+				memcpy(attr.user_flags, got.user_flags, 16);
+				cr_expect_eq(memcmp(&got, &attr, sizeof(attr)), 0);
+			}
+}
+
 /* Without CKSUM_2K the whole header counts, with it only the first half. */
 Test(poolhdr, checksum_covers_what_the_feature_says)
 {

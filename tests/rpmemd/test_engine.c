@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "codec.h"
 #include "copy.h"
@@ -657,6 +658,63 @@ Test(engine, a_failed_msync_of_a_plain_pool_fails_every_lane)
 	range(16384, 64, LANE_RANGE_ZERO);
 	cr_expect_eq(send_on(1, -EIO), WIRE_IO);
 	pm.domain = PM_MEMORY;
+}
+
+/* ---------------------------------------------------------------- deep persist */
+static bool msync_watched, msync_fails;
+static unsigned msync_count;
+static struct { uint64_t off, len; } msyncs[8];
+
+/* In the place of libc's. */
+int msync(void *addr, size_t len, int flags)
+{
+	if (!msync_watched)
+		return (int)syscall(SYS_msync, addr, len, flags);
+	cr_assert_lt(msync_count, 8);
+	cr_expect_eq(flags, MS_SYNC);
+	msyncs[msync_count].off = (uint64_t)((uint8_t *)addr - pm.base);
+	msyncs[msync_count++].len = len;
+	errno = EIO;
+	return msync_fails ? -1 : 0;
+}
+
+static unsigned deep_req(unsigned lane, int want_err)
+{
+	req(lane, LANE_DEEP, 0);
+	range(8192 + 100, 64, LANE_RANGE_INLINE);
+	range(20000, 5000, 0); /* written one-sided */
+	payload(page_of[0x5a], 64);
+	return send_on(lane, want_err);
+}
+
+/* Persistent memory: the kernel is asked for exactly the pages of the request, whichever lane it came on, and only for a deep
+ * persist. Its failure is the medium's. */
+Test(engine, a_deep_persist_goes_deeper_for_its_own_ranges_on_any_lane)
+{
+	pm.domain = PM_PMEM;
+	plain_engine(false, false);
+	msync_watched = true;
+	cr_expect_eq(write_req(LANE_WRITE, 8192, 0), WIRE_OK);
+	cr_expect_eq(msync_count, 0);
+	for (unsigned lane = 0; lane < 2; lane++) {
+		msync_count = 0;
+		cr_expect_eq(deep_req(lane, 0), WIRE_OK);
+		cr_assert_eq(msync_count, 2);
+		cr_expect(msyncs[0].off == 8192 && msyncs[0].len == 164);
+		cr_expect(msyncs[1].off == 16384 && msyncs[1].len == 25000 - 16384);
+		cr_expect(!memcmp(pm.base + 8292, page_of[0x5a], 64));
+	}
+	msync_count = 0;
+	msync_fails = true;
+	cr_expect_eq(deep_req(1, -EIO), WIRE_IO);
+	msync_fails = false;
+	cr_expect_eq(deep_req(0, -EIO), WIRE_IO, "nobody is told durable after that");
+	pm.domain = PM_MEMORY;
+	plain_engine(false, false);
+	lane_seq[1] = msync_count = 0;
+	cr_expect_eq(deep_req(1, 0), WIRE_OK);
+	cr_expect_eq(msync_count, 0, "memory has nothing deeper");
+	msync_watched = false;
 }
 
 /* ---------------------------------------------------------------- plain pools in files, several lanes */

@@ -320,6 +320,31 @@ Test(program, the_log_says_what_scripts_look_for)
 	cr_expect(strstr(out, "a.set': File exists"), "%s", out);
 }
 
+/* Each of them ends a session that holds a pool, in order; a session that broke is status 1. */
+Test(program, signals_end_it_in_order_and_a_broken_session_is_status_1)
+{
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
+	struct session s;
+
+	session_start(&s);
+	cr_assert_eq(session_open(&s, CTL_CREATE, CTL_OPEN_NO_LANES, 0), WIRE_OK);
+	cr_expect_eq(session_close(&s), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		session_start(&s);
+		cr_assert_eq(session_open(&s, CTL_OPEN, CTL_OPEN_NO_LANES, 0), WIRE_OK, "%s", answer.u.error.text);
+		cr_assert(!kill(s.pid, signals[i]));
+		cr_expect_eq(wait_for(s.pid), 0, "signal %d", signals[i]);
+		close(s.fd);
+	}
+	get(log_path, out);
+	cr_expect(strstr(out, "session: told to end"), "%s", out);
+	session_start(&s);
+	cr_assert_eq(session_open(&s, CTL_OPEN, CTL_OPEN_NO_LANES, 0), WIRE_OK, "%s", answer.u.error.text);
+	cr_assert_eq(send(s.fd, "RCTL", 4, 0), 4);
+	close(s.fd);
+	cr_expect_eq(wait_for(s.pid), 1, "the peer was gone in the middle of a message");
+}
+
 /* Started by sshd it listens where the peer reached the machine, and leaves it to the initiator to know that address. */
 Test(program, the_address_is_that_of_the_ssh_connection)
 {

@@ -445,6 +445,41 @@ Test(server, a_silent_session_of_a_file_system_stays_while_it_has_lanes)
 	config.idle_ms = 1000;
 }
 
+/* Bytes that never become a message are no sign of life. */
+Test(server, half_a_message_is_no_sign_of_life)
+{
+	struct ctl_msg m = { .type = CTL_SET_ATTR };
+	uint8_t buf[CTL_MSG_BYTES_MAX];
+	size_t len = 0;
+
+	cr_assert_eq(ctl_encode(&m, buf, &len), 0);
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(open_lanes(CTL_CREATE, CTL_OPEN_NO_LANES, 500), WIRE_OK);
+	for (size_t i = 0; i + 1 < len && send(peer, buf + i, 1, MSG_NOSIGNAL) == 1; i++)
+		usleep(20000); /* all of it would take longer than the session's patience */
+	cr_expect_eq(ended(), -ETIMEDOUT);
+	cr_expect(part_there());
+}
+
+/* Who asks and does not read holds the pool no longer than who says nothing. */
+Test(server, a_peer_that_does_not_read_is_silent)
+{
+	struct ctl_msg m = { .type = CTL_PING };
+	uint8_t buf[CTL_MSG_BYTES_MAX];
+	size_t len = 0;
+
+	cr_assert_eq(ctl_encode(&m, buf, &len), 0);
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(open_lanes(CTL_CREATE, CTL_OPEN_NO_LANES, 500), WIRE_OK);
+	while (send(peer, buf, len, MSG_NOSIGNAL) == (ssize_t)len)
+		;
+	cr_expect_eq(ended(), -ETIMEDOUT);
+	start();
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_expect_eq(open_lanes(CTL_OPEN, CTL_OPEN_NO_LANES, 0), WIRE_OK, "the pool is free");
+	close_session();
+}
+
 /* A pool made for lanes by an initiator that never said another word is not left behind. */
 Test(server, a_pool_nobody_knows_of_is_removed_again)
 {

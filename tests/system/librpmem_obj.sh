@@ -13,8 +13,7 @@ local_lose_and_sync() {
 test_create_run_close() {
 	objtx p create
 	objtx p run 200 4 >"$WORK/p/acks"
-	acks_hold p
-	sides_equal p second
+	pool_holds p second
 	await "end of the sessions" no_process p/
 }
 
@@ -22,17 +21,15 @@ test_local_part_lost() {
 	local_lose_and_sync p
 	acks_hold p
 	objtx p run 20 4 >"$WORK/p/acks"
-	acks_hold p
-	sides_equal p second
+	pool_holds p second
 }
 
 test_two_replicas() {
 	objtx two create
 	objtx two run 200 4 >"$WORK/two/acks"
-	sides_equal two second third
+	pool_holds two second third
 	local_lose_and_sync two
-	acks_hold two
-	sides_equal two second third
+	pool_holds two second third
 }
 
 # The machine is lost in the middle of transactions: what was committed is in the replica.
@@ -41,8 +38,7 @@ test_program_killed_and_local_part_lost() {
 	kill_now KILL "$(objtx_pid p)"
 	await "end of the sessions" no_process p/
 	local_lose_and_sync p
-	acks_hold p
-	sides_equal p second
+	pool_holds p second
 }
 
 test_rpmemd_killed_in_transactions() {
@@ -52,8 +48,7 @@ test_rpmemd_killed_in_transactions() {
 		more_acks p
 	done
 	objtx_end p
-	acks_hold p
-	sides_equal p second
+	pool_holds p second
 	local_lose_and_sync p
 	acks_hold p
 }
@@ -65,8 +60,7 @@ test_both_replicas_killed_in_transactions() {
 		more_acks two
 	done
 	objtx_end two
-	acks_hold two
-	sides_equal two second third
+	pool_holds two second third
 }
 
 # A stopped daemon holds the pool's lock and answers nothing: the new session ends it.
@@ -78,8 +72,7 @@ test_rpmemd_stopped_in_transactions() {
 	more_acks p
 	await "end of the stopped daemon" has_ended "$pid"
 	objtx_end p
-	acks_hold p
-	sides_equal p second
+	pool_holds p second
 }
 
 # The SSH connection is cut, not the lanes.
@@ -91,8 +84,7 @@ test_ssh_connection_cut_in_transactions() {
 	await "end of the daemon" has_ended "$daemon"
 	more_acks p
 	objtx_end p
-	acks_hold p
-	sides_equal p second
+	pool_holds p second
 }
 
 # libpmemobj ends the program when a persist fails, by a fault of its own on the way; the pool is none the worse for it.
@@ -111,11 +103,9 @@ test_rpmemd_gone_for_longer_than_the_bound() {
 		return 1
 	fi
 	ln -sf "$BUILD/rpmemd" "$WORK/rpmemd"
-	acks_hold p
-	sides_equal p second
+	pool_holds p second
 	objtx p run 20 >"$WORK/p/acks"
-	acks_hold p
-	sides_equal p second
+	pool_holds p second
 }
 
 # The replica is on the same machine: a child process that the program is not to notice.
@@ -127,8 +117,7 @@ test_local_target() {
 	objtx_end here
 	acks_hold here
 	local_lose_and_sync here
-	acks_hold here
-	sides_equal here second
+	pool_holds here second
 }
 
 test_pool_in_use_is_refused() {

@@ -110,7 +110,7 @@ test_stopped_replica_is_noticed() {
 test_mount_without_replica() {
 	replica_gate shut
 	expect_exit 1 "second" rpmemfs p mount --connect-timeout 1000 "$WORK/p/pool.set" "$m"
-	no_process
+	no_process p/
 	replica_gate open
 	fs_mount p
 	as_configured
@@ -137,24 +137,35 @@ second_passed() {
 }
 
 # Unmounted in an outage, the daemon waits for the replica as long as its --timeout: the next mount says so and waits as well.
+# A pool of its own, unmounted before the first test, so that the other tests are done while this one waits.
+OUTAGE_S=12 # longer than a lock is waited for
+
+outage_begin() {
+	sets_write q 64M
+	fs_mkfs q
+	fs_mount q --timeout 600000 --notice 500 --background 3600000
+	echo waits >"$WORK/mnt/q/waits"
+	mv "$WORK/q/replica/second.set" "$WORK/q/replica/away"
+	kill_now KILL "$(rpmemd_pid q)"
+	await "the loss to show" status_is q .as_configured false
+	umount "$WORK/mnt/q"
+	(
+		fs_mount q --timeout 600000
+		echo $? >"$WORK/q/mounted"
+	) >/dev/null 2>&1 &
+	await "a word about it" grep "in use by process.*waiting" "$WORK/q/mount.log"
+	echo $((SECONDS + OUTAGE_S)) >"$WORK/q/late"
+}
+
 test_mount_waits_for_an_unmounted_one() {
-	local next late
-	fs_mount p --timeout 60000 --notice 500 --background 3600000
-	echo waits >"$m/waits"
-	lose_replica
-	await "the loss to show" not_as_configured
-	umount "$m"
-	fs_mount p --timeout 60000 &
-	next=$!
-	await "a word about it" grep "in use by process.*waiting" "$WORK/p/mount.log"
-	late=$((SECONDS + 12))
-	await "longer than any lock is waited for" second_passed $late
-	kill -0 $next
-	replica_gate open
-	wait $next
-	expect_eq content "$(cat "$m/waits")" waits
-	as_configured
-	fs_umount p
+	await "longer than any lock is waited for" second_passed "$(cat "$WORK/q/late")"
+	[ ! -e "$WORK/q/mounted" ]
+	mv "$WORK/q/replica/away" "$WORK/q/replica/second.set"
+	await "the mount" test -s "$WORK/q/mounted"
+	expect_eq "exit status of the mount" "$(cat "$WORK/q/mounted")" 0
+	expect_eq content "$(cat "$WORK/mnt/q/waits")" waits
+	rpmemfs q status "$WORK/mnt/q" >/dev/null
+	fs_umount q
 }
 
 # mount_deaf SIGNAL PATTERN: a signal to the process of that name while its replica's daemon does not say a word
@@ -314,6 +325,7 @@ test_whole_copy_by_exchanged_roles() {
 shared() {
 	sets_write p 64M
 	fs_mkfs p
+	outage_begin
 }
 
 prepare shared

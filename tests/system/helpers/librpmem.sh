@@ -61,19 +61,19 @@ objtx() {
 # Every thread's newest transaction that was told is in the pool, and all that is in it is whole.
 acks_hold() {
 	local pool=$1 thread count newest
-	objtx "$pool" check >"$WORK/$pool/found"
+	objtx "$pool" check "$WORK/$pool/live" >"$WORK/$pool/found"
 	while read -r thread newest; do
 		count=$(awk -v t="$thread" '$1 == t { print $2 }' "$WORK/$pool/found")
 		expect_le "thread $thread: newest transaction told" "$newest" "${count:-0}"
 	done < <(awk '$2 > newest[$1] { newest[$1] = $2 } END { for (t in newest) print t, newest[t] }' "$WORK/$pool/acks")
 }
 
-# sides_equal POOL NAME...: byte for byte, every object of the pool is the same in the replicas' parts as in the local one.
-# (Not all else is: libpmemobj keeps volatile state between the objects.)
-sides_equal() {
+# pool_holds POOL NAME...: acks_hold, and byte for byte every object of the pool is the same in the replicas' parts as in the
+# local one. (Not all else is: libpmemobj keeps volatile state between the objects.)
+pool_holds() {
 	local pool=$1 name
+	acks_hold "$pool"
 	shift
-	objtx "$pool" live >"$WORK/$pool/live"
 	for name in "$@"; do
 		python3 -c "$PARTS_COMPARE" "$WORK/$pool/local.part0" "$WORK/$pool/$name.part0" <"$WORK/$pool/live"
 	done

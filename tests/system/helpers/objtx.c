@@ -4,8 +4,8 @@
  *   objtx create SET                      makes the pool
  *   objtx run SET COUNT [THREADS]         COUNT transactions by each thread, fewer after SIGTERM; each is then told
  *                                         as a line "THREAD NUMBER"
- *   objtx check SET                       everything in the pool is whole; "THREAD COUNT" for each thread that was there
- *   objtx live SET                        where that lies: a line "OFFSET LENGTH" in bytes for each object
+ *   objtx check SET [LIVE]                everything in the pool is whole; "THREAD COUNT" for each thread that was there.
+ *                                         LIVE: file for where that lies, a line "OFFSET LENGTH" in bytes for each object
  *
  * A transaction puts a node of its own size in front of its thread's list, writes an older node anew and, every eighth
  * time, exchanges the node behind the first one for a new one of the same number. Every word of a node follows from its
@@ -215,8 +215,8 @@ static int node_whole(const struct node *node, unsigned thread, uint64_t number)
 	return 1;
 }
 
-/* Goes through a thread's list; with tell, says where its nodes lie. */
-static int chain_check(unsigned thread, bool tell)
+/* Goes through a thread's list; says in live, if there is one, where its nodes lie. */
+static int chain_check(unsigned thread, FILE *live)
 {
 	PMEMoid oid = root->chains[thread].head;
 
@@ -227,8 +227,8 @@ static int chain_check(unsigned thread, bool tell)
 			fprintf(stderr, "objtx: thread %u: node %lu is damaged\n", thread, number);
 			return 1;
 		}
-		if (tell)
-			printf("%lu %zu\n", oid.off, sizeof(*node) + node->word_count * sizeof(uint64_t));
+		if (live)
+			fprintf(live, "%lu %zu\n", oid.off, sizeof(*node) + node->word_count * sizeof(uint64_t));
 		oid = node->next;
 	}
 	if (!OID_IS_NULL(oid)) {
@@ -238,17 +238,34 @@ static int chain_check(unsigned thread, bool tell)
 	return 0;
 }
 
-static int check(bool tell)
+static int all_check(FILE *live)
 {
-	if (tell)
-		printf("%lu %zu\n", pmemobj_oid(root).off, sizeof(*root));
+	if (live)
+		fprintf(live, "%lu %zu\n", pmemobj_oid(root).off, sizeof(*root));
 	for (unsigned thread = 0; thread < THREADS_MAX; thread++) {
-		if (chain_check(thread, tell))
+		if (chain_check(thread, live))
 			return 1;
-		if (!tell && root->chains[thread].count)
+		if (root->chains[thread].count)
 			printf("%u %lu\n", thread, root->chains[thread].count);
 	}
 	return 0;
+}
+
+static int check(const char *live_path)
+{
+	FILE *live = live_path ? fopen(live_path, "w") : NULL;
+	int status;
+
+	if (live_path && !live) {
+		perror(live_path);
+		return 1;
+	}
+	status = all_check(live);
+	if (live && fclose(live)) {
+		perror(live_path);
+		return 1;
+	}
+	return status;
 }
 
 int main(int argc, char **argv)
@@ -262,10 +279,10 @@ int main(int argc, char **argv)
 	} else if (!strcmp(command, "run") && argc >= 4 && threads >= 1 && threads <= THREADS_MAX) {
 		wanted = strtoul(argv[3], NULL, 10);
 		status = pool_open(argv[2]) ? 1 : run((unsigned)threads);
-	} else if ((!strcmp(command, "check") || !strcmp(command, "live")) && argc == 3) {
-		status = pool_open(argv[2]) ? 1 : check(!strcmp(command, "live"));
+	} else if (!strcmp(command, "check") && argc <= 4) {
+		status = pool_open(argv[2]) ? 1 : check(argv[3]);
 	} else {
-		fputs("usage: objtx create|check|live SET | run SET COUNT [THREADS]\n", stderr);
+		fputs("usage: objtx create SET | check SET [LIVE] | run SET COUNT [THREADS]\n", stderr);
 		return 2;
 	}
 	if (pool)
