@@ -72,7 +72,7 @@ static void fini(void)
 	core_rig_free(&rig);
 }
 
-TestSuite(fsck, .init = init, .fini = fini, .timeout = 60);
+TestSuite(fsck, .init = init, .fini = fini, .timeout = 600);
 
 /* ---------------------------------------------------------------- planting */
 

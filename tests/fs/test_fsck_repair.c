@@ -51,7 +51,7 @@ static void fini(void)
 	core_rig_end(&rig); /* sound again, whatever the test planted */
 }
 
-TestSuite(fsck_repair, .init = init, .fini = fini, .timeout = 60);
+TestSuite(fsck_repair, .init = init, .fini = fini, .timeout = 600);
 
 /* ---------------------------------------------------------------- planting, repairing */
 
