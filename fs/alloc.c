@@ -100,6 +100,8 @@ static int group_fill(struct fs *fs, uint64_t g, uint64_t *used, uint32_t *free_
 			continue;
 		}
 		err = copy_entry_decode(first + i, &table[i], &entry);
+		if (err) /* which of the two types is there is all the same: the record is taken over behind this (recover.c) */
+			err = copy_entry_get_torn(fs->copy, first + i, &entry);
 		if (err)
 			return err;
 		if (entry.type == MEDIA_FREE)
@@ -149,11 +151,11 @@ static int group_has_room(struct fs *fs, uint64_t g, bool *room)
 	if (group->used || group->full)
 		return 0;
 	err = copy_back_group(fs->copy, g);
-	if (!err)
-		err = copy_summary_get(fs->copy, g, &seq, &used);
 	if (err)
 		return err;
-	group->full = used >= group->len - MEDIA_GROUP_META_BLKS;
+	/* a checkpoint that was cut off may have torn the summary, which is a short cut only: the table then tells */
+	if (copy_summary_get(fs->copy, g, &seq, &used) == 0)
+		group->full = used >= group->len - MEDIA_GROUP_META_BLKS;
 	*room = !group->full;
 	return 0;
 }

@@ -98,6 +98,9 @@ int copy_checkpoint(struct copy *copy, uint64_t upto, uint64_t bytes_max);
 
 /* Table entry of a block, as in place now (records in the ring not counted). -EBADMSG: its check is wrong. */
 int copy_entry_get(const struct copy *copy, uint64_t blk, struct copy_entry *entry);
+/* The same where a checkpoint that was cut off may have torn the entry: whether a record in the ring touches the block. Then
+ * seq and type are the old or the new ones, csum is unknown (0), and what counts is in the record. -EBADMSG: none does. */
+int copy_entry_get_torn(const struct copy *copy, uint64_t blk, struct copy_entry *entry);
 /* Group summary; -EBADMSG as above. */
 int copy_summary_get(const struct copy *copy, uint64_t group, uint64_t *seq, uint32_t *used);
 

@@ -186,6 +186,45 @@ static int batch_read(struct replay *r)
 	return 0;
 }
 
+static bool runs_hold(const struct redo_run_omf *runs, uint32_t count, uint64_t blk)
+{
+	for (uint32_t i = 0; i < count; i++)
+		if (blk - le64_get(runs[i].blk) < le32_get(runs[i].count))
+			return true;
+	return false;
+}
+
+static bool record_touches(const struct redo_view *v, uint64_t blk)
+{
+	for (uint32_t i = 0; i < v->line_blks; i++)
+		if (le64_get(v->lines[i].blk) == blk)
+			return true;
+	return runs_hold(v->linked, v->linked_runs, blk) || runs_hold(v->freed, v->freed_runs, blk);
+}
+
+/* The two words of an entry become durable each by itself; the first one holds sequence and type. */
+int copy_entry_get_torn(const struct copy *copy, uint64_t blk, struct copy_entry *entry)
+{
+	const struct media_entry_omf *omf = pm_ptr(copy->pm, media_entry_off(&copy->geom, blk));
+	uint64_t word = le64_get(omf->seq_type);
+	struct redo_view v;
+	void *buf = aligned_alloc(MEDIA_LINE_BYTES, copy->rec_max);
+	bool touched = false;
+	int err = buf ? 0 : errmsg_set(-ENOMEM, "copy: no memory");
+
+	for (size_t i = 0; i < copy->item_count && !err && !touched; i++) {
+		err = record_reread(copy, &copy_item_at(copy, i)->rec, buf, &v);
+		touched = !err && record_touches(&v, blk);
+	}
+	free(buf);
+	if (err)
+		return err;
+	if (!touched || (word & 0xff) > MEDIA_TYPE_MAX || word >> 8 > copy->replay_seq)
+		return errmsg_set(-EBADMSG, "block 0x%llx: table entry damaged", (ull)blk);
+	*entry = (struct copy_entry){ .seq = word >> 8, .type = word & 0xff };
+	return 0;
+}
+
 /* --------------------------------------------------------------------------------------------------- collect */
 
 /* Both touched structures start with what they are sorted by. */
