@@ -66,6 +66,8 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
           rpmem/test_librpmem rpmem/test_librpmem_data rpmem/test_librpmem_loss rpmem/test_librpmem_so \
           rpmemd/test_config rpmemd/test_store rpmemd/test_hostile rpmemd/test_hostile_lane rpmemd/test_server rpmemd/test_engine rpmemd/test_train rpmemd/test_lanes rpmemd/test_incarnation rpmemd/test_method rpmemd/test_program \
           fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_fsck_repair fs/test_namei fs/test_file fs/test_recover fs/test_review fs/test_policy fs/test_attach fs/test_background fs/test_park fs/test_restore fs/test_warm fs/test_mkfs
+# What fails once, and pools that mean harm.
+SUITES += fs/test_faults fs/test_hostile
 SUPPORT := tests/support/core_rig tests/support/sim_link tests/support/copy_rig
 
 PROGRAMS := $(BUILD)/rpmemfs $(BUILD)/rpmemd
@@ -147,6 +149,15 @@ $(BUILD)/tests/%: $(BUILD)/tobj/tests/%.o $(BUILD)/libtest.a
 # The structures over blocks are tested over a block layer in memory, which stands before the real one.
 $(addprefix $(BUILD)/tests/fs/,test_map test_dir test_itable): $(call tobj,tests/support/fake_block)
 
+# Calls that fail once, for the suites of faults: each of these goes through tests/support/faults.c.
+FAULT_WRAPS := malloc calloc realloc reallocarray aligned_alloc strdup posix_memalign vasprintf asprintf mmap64 msync \
+               open64 fstat64 ftruncate64 fallocate64 posix_fallocate64 pread64 fsync send recv socketpair pipe2 eventfd \
+               fab_load fab_dial fab_ep_new fab_ep_connect fab_ep_established fab_recv fab_send fab_inject fab_write \
+               fab_read fab_poll fab_wait
+FAULT_SUITES := $(addprefix $(BUILD)/tests/,fs/test_faults)
+$(FAULT_SUITES): $(call tobj,tests/support/faults)
+$(FAULT_SUITES): ALL_LDFLAGS += $(FAULT_WRAPS:%=-Wl,--wrap=%)
+
 # It runs the program.
 $(BUILD)/tests/rpmemd/test_program: $(BUILD)/rpmemd
 
@@ -206,10 +217,10 @@ coverage:
 	$(Q)FSCORE='$(FSCORE)' scripts/coverage build/coverage $(SUITES)
 
 # ---------------------------------------------------------------- fuzz
-# libFuzzer targets: tests/fuzz/fuzz_<name>.c over the parsers, built by clang under ASan and UBSan. FUZZ_SECONDS each.
-FUZZ := ctl lane poolset config redo poolhdr engine
+# libFuzzer targets: tests/fuzz/fuzz_<name>.c over the parsers and whole pools, built by clang under ASan and UBSan. FUZZ_SECONDS each.
+FUZZ := ctl lane poolset config redo poolhdr engine image
 FUZZED := $(COMMON) rpmem/target rpmemd/config $(ENGINE)
-FUZZ_SECONDS ?= 10
+FUZZ_SECONDS ?= 9
 FUZZ_CC ?= clang
 FUZZ_SAN := address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 FUZZ_BINS := $(if $(filter fuzz%,$(MAKECMDGOALS)),$(if $(shell command -v $(FUZZ_CC)),$(FUZZ:%=$(BUILD)/fuzz/%)))
@@ -223,6 +234,11 @@ $(BUILD)/fuzz/obj/%.o: %.c
 $(FUZZ:%=$(BUILD)/fuzz/%): $(BUILD)/fuzz/%: $(call fobj,tests/fuzz/fuzz_%) $(call fobj,$(FUZZED))
 	$(if $(Q),@echo "  LD    $@")
 	$(Q)$(FUZZ_CC) -fsanitize=fuzzer,$(FUZZ_SAN) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+# Whole pools, under the core. Its input is choices: what they are compared with says nothing, and costs half of the time.
+IMAGE_OBJS := $(call fobj,tests/fuzz/pools tests/fuzz/mutate $(FSCORE))
+$(IMAGE_OBJS) $(call fobj,tests/fuzz/fuzz_image): FUZZ_SAN += -fno-sanitize-coverage=trace-cmp
+$(BUILD)/fuzz/image: $(IMAGE_OBJS)
 
 fuzz: $(FUZZ_BINS)
 	$(Q)FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_CC=$(FUZZ_CC) tests/fuzz/run $(BUILD) $(FUZZ)
@@ -283,7 +299,7 @@ help:
 	@echo "check     every Criterion suite; SAN=address|undefined|thread for a sanitizer build"
 	@echo "explore   crash-state exploration; EXPLORE=full for the long run"
 	@echo "coverage  line coverage of all tests, by file; COVERAGE_EXPLORE=60 seconds of the explorer"
-	@echo "fuzz      fuzzers over the parsers, FUZZ_SECONDS=10 each; needs clang"
+	@echo "fuzz      fuzzers over parsers and whole pools, FUZZ_SECONDS=9 each; needs clang"
 	@echo "bench     benchmarks beside their limits, printed side by side"
 	@echo "lint      cppcheck and clang-tidy over all sources; each is a target too"
 	@echo "install   into DESTDIR/PREFIX ($(PREFIX))"

@@ -59,7 +59,10 @@ static int shadow_new(struct fs *fs, uint64_t blk, uint32_t type, struct shadow 
 	memset(s, 0, offsetof(struct shadow, content));
 	s->blk = blk;
 	s->type = type;
-	HASH_ADD(hh, fs->shadows, blk, sizeof(s->blk), s);
+	if (hash64_add(fs->shadows, blk, s)) {
+		free(s);
+		return -ENOMEM;
+	}
 	TAILQ_INSERT_HEAD(&fs->clean, s, list);
 	*out = s;
 	return 0;

@@ -65,8 +65,11 @@ static int share_keep_cut(struct fs *fs, struct vinode *v)
 
 /* ---------------------------------------------------------------- writing */
 
+/* What no write can make good is not kept: the number leads to no file, or to one of another kind. */
 static void write_failed(struct vinode *v, uint64_t off, uint64_t len, int err)
 {
+	if (err == -ESTALE || err == -EISDIR || err == -EINVAL)
+		return;
 	if (v->failed && (off < v->failed_off || off + len > v->failed_off + v->failed_len)) {
 		v->failed_off = 0; /* a second hole: only a rewrite of everything makes both good */
 		v->failed_len = UINT64_MAX;
@@ -246,7 +249,11 @@ int fs_truncate(struct fs *fs, uint64_t ino, uint64_t size)
 		err = stream_open(fs, v);
 	if (!err && size < v->size) {
 		err = fs_space_wait(fs, zero_tail(fs, v, size));
-		if (!err && !vinode_get(fs, ino, &v) && !stream_open(fs, v))
+		if (!err)
+			err = vinode_get(fs, ino, &v);
+		if (!err)
+			err = stream_open(fs, v);
+		if (!err)
 			stream_cut(fs, v, (size + BLK - 1) >> MEDIA_BLOCK_SHIFT);
 	}
 	if (!err) {

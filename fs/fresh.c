@@ -46,7 +46,10 @@ int fresh_add(struct fs *fs, uint64_t blk, const struct fresh *fresh)
 			return -ENOMEM;
 		c->key = blk / FRESH_CHUNK_BLKS;
 		c->min_seq = UINT64_MAX;
-		HASH_ADD(hh, fs->fresh, key, sizeof(c->key), c);
+		if (hash64_add(fs->fresh, key, c)) {
+			free(c);
+			return -ENOMEM;
+		}
 		fs->fresh_last = c;
 	}
 	assert(!(c->present & bit));

@@ -103,6 +103,9 @@ static int state_load(struct fs *fs)
 		return errmsg_set(-EMEDIUMTYPE, "state block at block %#llx: not a file system of this version",
 				  (unsigned long long)fs->root_blk);
 	fs->epoch = le64_get(state->epoch);
+	if (fs->epoch < copy_head(fs->copy).epoch) /* every record carries that of its state block */
+		return errmsg_set(-EUCLEAN, "state block: epoch %llu, but the newest record's is %llu",
+				  (unsigned long long)fs->epoch, (unsigned long long)copy_head(fs->copy).epoch);
 	return 0;
 }
 

@@ -23,7 +23,8 @@ static void line_keep(struct fsck_report *report, char *line)
 		free(line); /* counted, though not told */
 }
 
-static char *line_make(const struct fsck_report *report, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static char *line_make(const struct fsck_report *report, const char *fmt,
+							     va_list args)
 {
 	char *line = NULL;
 

@@ -36,7 +36,10 @@ int vinode_get(struct fs *fs, uint64_t ino, struct vinode **out)
 		v->ino = ino;
 		v->cut = UINT64_MAX;
 		v->reserved_node = UINT64_MAX;
-		HASH_ADD(hh, fs->vinodes, ino, sizeof(v->ino), v);
+		if (hash64_add(fs->vinodes, ino, v)) {
+			free(v);
+			return -ENOMEM;
+		}
 	}
 	*out = v;
 	return 0;
@@ -129,6 +132,8 @@ int stream_open(struct fs *fs, struct vinode *v)
 	err = inode_get(fs, v->ino, &inode);
 	if (err)
 		return err;
+	if (!S_ISREG(le32_get(inode.mode))) /* its size is not its content's */
+		return S_ISDIR(le32_get(inode.mode)) ? -EISDIR : -EINVAL;
 	v->size = le64_get(inode.size);
 	v->mtime = (struct timespec){ (time_t)le64_get(inode.mtime), le32_get(inode.mtime_ns) };
 	v->ctime = (struct timespec){ (time_t)le64_get(inode.ctime), le32_get(inode.ctime_ns) };
@@ -172,7 +177,10 @@ struct staged *stream_place(struct vinode *v, uint64_t fblk)
 			return NULL;
 		c->key = fblk / STAGE_CHUNK_BLKS;
 		c->present = 0;
-		HASH_ADD(hh, v->staged, key, sizeof(c->key), c);
+		if (hash64_add(v->staged, key, c)) {
+			free(c);
+			return NULL;
+		}
 		v->staged_last = c;
 	}
 	return &c->at[fblk % STAGE_CHUNK_BLKS];

@@ -85,7 +85,10 @@ static struct lay *lay_get(struct side *s, uint64_t blk)
 	if (!lay)
 		return NULL;
 	lay->blk = blk;
-	HASH_ADD(hh, s->lays, blk, sizeof(lay->blk), lay);
+	if (hash64_add(s->lays, blk, lay)) {
+		free(lay);
+		return NULL;
+	}
 	return lay;
 }
 

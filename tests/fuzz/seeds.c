@@ -239,7 +239,7 @@ static void seeds_poolhdr(void)
 }
 
 /* Choices, not messages: short ones of everything and of each. */
-static void seeds_engine(void)
+static void seeds_choices(const char *target)
 {
 	uint8_t choices[512];
 	char name[16];
@@ -254,12 +254,12 @@ static void seeds_engine(void)
 			choices[i] = (uint8_t)(x >> 8);
 		}
 		snprintf(name, sizeof(name), "random-%u", seed);
-		save("engine", name, choices, sizeof(choices));
+		save(target, name, choices, sizeof(choices));
 	}
 	memset(choices, 1, sizeof(choices));
-	save("engine", "ones", choices, sizeof(choices));
+	save(target, "ones", choices, sizeof(choices));
 	memset(choices, 0, sizeof(choices));
-	save("engine", "zeros", choices, sizeof(choices));
+	save(target, "zeros", choices, sizeof(choices));
 }
 
 int main(int argc, char **argv)
@@ -275,6 +275,7 @@ int main(int argc, char **argv)
 	seeds_text();
 	seeds_redo();
 	seeds_poolhdr();
-	seeds_engine();
+	seeds_choices("engine");
+	seeds_choices("image");
 	return 0;
 }
