@@ -46,6 +46,21 @@ static int step_errno(int err, enum session_step step, const struct target *targ
 	}
 }
 
+/* What the caller can do about a pool that the target refuses. */
+static const char *remedy(int err, bool create)
+{
+	switch (err) {
+	case -EEXIST: return "; pmempool rm or rpmem_remove(3) takes an old pool away";
+	case -ENOENT: return create ? "; the pool set file and the directories of its parts are to be there first"
+				    : "; check the name, or bring a lost replica back with pmempool sync";
+	case -EBUSY: return "; one program at a time may use it";
+	case -EFBIG: return "; its set needs larger parts";
+	case -EACCES: return "; who logs in there must be allowed to read and write it";
+	case -ENOSPC: return "; make room there, or name another place in the set";
+	default: return "";
+	}
+}
+
 /* ---------------------------------------------------------------- opening */
 void rpool_attr_put(const struct rpmem_pool_attr *attr, struct ctl_attr *msg)
 {
@@ -180,7 +195,10 @@ static int session_first(struct rpmem_pool *pool, const struct rpool_cfg *cfg, s
 		snprintf(pool->provider, sizeof(pool->provider), "%s", providers[i]);
 		err = session_open(&first, &deadline, out);
 	}
-	return err ? errmsg_prefix(step_errno(err, step, &first.target), "%s", pool->name) : 0;
+	if (!err)
+		return 0;
+	return errmsg_set(step_errno(err, step, &first.target), "%s: %s%s", pool->name, errmsg_get(),
+			  step == SESSION_POOL ? remedy(err, cfg->create) : "");
 }
 
 static int pool_adopt(struct rpmem_pool *pool, struct session *session)

@@ -106,6 +106,7 @@ Test(librpmem, errnos_of_the_target, .timeout = LIMIT)
 	cr_expect_eq(open_errno("@local", "none.set", RIG_BYTES), ENOENT);
 	cr_expect_eq(create_errno("@local", "none.set", RIG_BYTES, &rig.attr), ENOENT);
 	cr_expect_eq(open_errno("@local", "r.set", RIG_BYTES), ENOENT, "the part is missing");
+	cr_expect(strstr(rpmem_errormsg(), "pmempool sync"), "%s", rpmem_errormsg());
 	cr_expect_eq(create_errno("@local", "/r.set", RIG_BYTES, &rig.attr), EINVAL, "absolute");
 	cr_expect_eq(create_errno("@local", "../r.set", RIG_BYTES, &rig.attr), EINVAL, "leaves the directory");
 	set_made("bad.set", "not a part\n");
@@ -128,6 +129,7 @@ Test(librpmem, errnos_of_the_target, .timeout = LIMIT)
 	cr_expect_eq(rpmem_close(rig.pool), 0, "%s", rpmem_errormsg());
 	rig.pool = NULL;
 	cr_expect_eq(create_errno("@local", "r.set", RIG_BYTES, &rig.attr), EEXIST);
+	cr_expect(strstr(rpmem_errormsg(), "pmempool rm"), "the way out is told: %s", rpmem_errormsg());
 	cr_expect_eq(open_errno("@local", "r.set", 2 * RIG_BYTES), EFBIG);
 	rig_path(&rig, "part", path);
 	fd = open(path, O_RDWR);
