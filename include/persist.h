@@ -48,6 +48,7 @@ struct pm_observer {
 	void (*flushed)(void *ctx, uint64_t off, uint64_t len);                   /* pm_flush */
 	bool (*fence)(void *ctx, enum pm_point point); /* false: the fence is left out (planted bug) */
 };
+extern const struct pm_observer *pm_observer_new; /* what pm_init gives to every pool; NULL: none */
 #endif
 
 struct pm {

@@ -26,6 +26,7 @@
 
 #ifdef PM_OBSERVE
 enum plant plant_now;
+const struct pm_observer *pm_observer_new;
 #define OBSERVE(pm, event, ...)                                                      \
 	do {                                                                         \
 		if ((pm)->observer && (pm)->observer->event)                         \
@@ -40,6 +41,9 @@ void pm_init(struct pm *pm, void *base, uint64_t len, enum pm_domain domain)
 	assert(base);
 	assert(domain != PM_FILE || (uintptr_t)base % PAGE_BYTES == 0); /* msync(2) wants it */
 	*pm = (struct pm){ .base = base, .len = len, .domain = domain };
+#ifdef PM_OBSERVE
+	pm->observer = pm_observer_new;
+#endif
 }
 
 /* MAP_SYNC and device dax are the two promises of the kernel that flushed cache lines are enough. */

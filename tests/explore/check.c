@@ -145,7 +145,7 @@ static int new_work(struct fs *fs, const char **what)
 
 /* ---------------------------------------------------------------- verdicts */
 
-static int check_states(struct fs *fs, const struct model *m, unsigned first, unsigned last, char *why)
+int check_states(struct fs *fs, const struct model *m, unsigned first, unsigned last, char *why)
 {
 	char *got;
 	int err = view_walk(fs, true, &got);

@@ -11,6 +11,9 @@
 /* States first..last of the model are allowed. 0, or -1 with why (CHECK_WHY_BYTES). The image is to be reset after it. */
 int check_image(struct image *image, const struct model *model, unsigned first, unsigned last, char *why);
 
+/* The tree of a running core is one of those states. */
+int check_states(struct fs *fs, const struct model *model, unsigned first, unsigned last, char *why);
+
 /* Recovery alone, for what it does to the image; whatever comes of it. */
 void check_recover(struct image *image);
 

@@ -1,15 +1,16 @@
-/* The crash-state explorer: explore [--seconds N] [--seed N] [--only JOB] [--planted NAME | --planted-all] [--full]
+/* The crash-state explorer: explore [--seconds N] [--pairs] [--seed N] [--only JOB] [--planted NAME | --planted-all] [--full]
  *
  *   trace.c     events of the pools of one run        run.c, session.c  a workload on a real core, traced
  *   image.c     crash images of one pool              view.c            a file system as text
  *   model.c     what may be found after a crash       check.c           recovery of one image, and what is asked of it
  *   workload.c  what is run                           cuts.c            which images are looked at
+ *   cluster.c, cluster_cuts.c                         a primary and two replicas: losses, remounts, restores, crashes of all
  *   jobs.c      workloads by number and name          plants.c          bugs it has to find
  *   report.c    a violation in words                  minimise.c        the shortest workload that shows one
  *
- * Ends after --seconds; 0: when every pair and every triple was explored. --full takes many more images of each. Two
- * processes share the work; one that dies or hangs in an image counts as a violation. Exit status 1 if there was one, or if
- * a planted bug was not found. A violation is seen again with the seed and --only JOB, that of a planted bug with its
+ * Ends after --seconds; 0: when every pair and every triple was explored; --pairs: at the latest when every pair was.
+ * --full takes many more images of each. Two processes share the work; one that dies or hangs in an image counts as a
+ * violation. Exit status 1 if there was one, or if a planted bug was not found. A violation is seen again with the seed and --only JOB, that of a planted bug with its
  * name as well. */
 #include <errno.h>
 #include <getopt.h>
@@ -44,7 +45,7 @@ struct settings {
 	unsigned seconds;
 	struct job_cfg cfg;
 	const char *only, *planted;
-	bool planted_all;
+	bool pairs, planted_all;
 };
 
 static struct shared *shared;
@@ -77,15 +78,16 @@ static int work(const struct settings *set, struct worker *w)
 	return err;
 }
 
-/* Every pair and every triple. */
-static bool all_done(void)
+/* Every pair and, unless those are all that is wanted, every triple. */
+static bool all_done(const struct settings *set)
 {
-	return shared->done[JOB_PAIR] + shared->done[JOB_REPLICA] >= jobs_pairs() && shared->done[JOB_TRIPLE] >= jobs_triples();
+	return shared->done[JOB_PAIR] + shared->done[JOB_REPLICA] >= jobs_pairs() &&
+	       (set->pairs || shared->done[JOB_TRIPLE] >= jobs_triples());
 }
 
 static void worker_run(const struct settings *set, struct worker *w, double until)
 {
-	while (!shared->stop && now() < until && !all_done()) {
+	while (!shared->stop && now() < until && !all_done(set)) {
 		job_make(&w->job, &set->cfg, shared->next++);
 		work(set, w);
 	}
@@ -147,10 +149,11 @@ static void print_done(double seconds)
 {
 	uint64_t pairs = shared->done[JOB_PAIR] + shared->done[JOB_REPLICA], triples = shared->done[JOB_TRIPLE];
 
-	printf("explored: %llu of %llu pairs (%.1f %%), %llu of %llu triples (%.3f %%), %llu random workloads; %llu cuts, %llu images, "
-	       "%.1f seconds, %llu violations\n", (unsigned long long)pairs, (unsigned long long)jobs_pairs(),
+	printf("explored: %llu of %llu pairs (%.1f %%), %llu of %llu triples (%.3f %%), %llu random workloads, %llu clusters; "
+	       "%llu cuts, %llu images, %.1f seconds, %llu violations\n", (unsigned long long)pairs, (unsigned long long)jobs_pairs(),
 	       (double)pairs * 100 / (double)jobs_pairs(), (unsigned long long)triples, (unsigned long long)jobs_triples(),
 	       (double)triples * 100 / (double)jobs_triples(), (unsigned long long)shared->done[JOB_RANDOM],
+	       (unsigned long long)shared->done[JOB_CLUSTER],
 	       (unsigned long long)shared->cuts, (unsigned long long)shared->images, seconds,
 	       (unsigned long long)shared->violations);
 }
@@ -173,7 +176,7 @@ static int explore_only(const struct settings *set)
 {
 	struct worker *w = &shared->workers[0];
 
-	if (job_parse(&w->job, &set->cfg, set->only)) {
+	if (log_open("explore", "/dev/null", LOG_LEVEL_ERROR) || job_parse(&w->job, &set->cfg, set->only)) {
 		fprintf(stderr, "explore: no such workload: %s\n", set->only);
 		return 2;
 	}
@@ -189,8 +192,8 @@ static int explore_only(const struct settings *set)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: explore [--seconds N] [--seed N] [--full] [--planted NAME | --planted-all]\n"
-		"               [--only pair:N|replica:N|triple:N|random:SEED|case:NAME]\nplanted: ");
+	fprintf(stderr, "usage: explore [--seconds N] [--pairs] [--seed N] [--full] [--planted NAME | --planted-all]\n"
+		"               [--only pair:N|replica:N|triple:N|random:SEED|cluster:N|case:NAME]\nplanted: ");
 	plants_print_names();
 	return 2;
 }
@@ -199,6 +202,7 @@ static int parse(int argc, char **argv, struct settings *set)
 {
 	static const struct option options[] = {
 		{ "seconds", 1, NULL, 's' }, { "seed", 1, NULL, 'r' }, { "only", 1, NULL, 'o' }, { "full", 0, NULL, 'f' },
+		{ "pairs", 0, NULL, 'b' },
 		{ "planted", 1, NULL, 'p' }, { "planted-all", 0, NULL, 'a' }, { 0 },
 	};
 	int c;
@@ -209,6 +213,7 @@ static int parse(int argc, char **argv, struct settings *set)
 		case 'r': set->cfg.seed = strtoull(optarg, NULL, 10); break;
 		case 'o': set->only = optarg; break;
 		case 'f': set->cfg.full = true; break;
+		case 'b': set->pairs = true; break;
 		case 'a': set->planted_all = true; break;
 		case 'p': set->planted = optarg; break;
 		default: return -EINVAL;
@@ -224,6 +229,7 @@ static int parse(int argc, char **argv, struct settings *set)
 int main(int argc, char **argv)
 {
 	struct settings set = { .seconds = SECONDS_DEFAULT, .cfg = { .seed = 1, .bug = JOB_NO_BUG } };
+	int result;
 
 	if (parse(argc, argv, &set))
 		return usage();
@@ -231,8 +237,11 @@ int main(int argc, char **argv)
 	EXPLORE_MUST(shared == MAP_FAILED ? -errno : 0);
 	jobs_init();
 	if (set.only)
-		return explore_only(&set);
-	if (set.planted_all || set.planted)
-		return plants_find(set.planted, set.cfg.seed, PLANTED_SECONDS);
-	return explore(&set);
+		result = explore_only(&set);
+	else if (set.planted_all || set.planted)
+		result = plants_find(set.planted, set.cfg.seed, PLANTED_SECONDS);
+	else
+		result = explore(&set);
+	jobs_fini();
+	return result;
 }

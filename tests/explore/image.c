@@ -221,6 +221,11 @@ void image_step(struct image *image, const struct trace *trace, const struct tra
 	case TRACE_FENCE:
 		fence(image);
 		break;
+	case TRACE_WIPE:
+		image->open.n = image->late.n = 0;
+		memset(image->base, 0, image->pm.len);
+		memset(image->pm.base, 0, image->pm.len);
+		break;
 	case TRACE_POST:
 		late_post(image, event->op);
 		break;

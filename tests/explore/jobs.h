@@ -1,12 +1,12 @@
 /* Pieces of work: one workload, run and cut at every event. Named pair:N (local only), replica:N (the same pair with a replica),
- * triple:N, random:SEED, case:NAME. */
+ * triple:N, random:SEED, cluster:N (a primary and two replicas), case:NAME. */
 #ifndef RPMEMFS_TESTS_EXPLORE_JOBS_H
 #define RPMEMFS_TESTS_EXPLORE_JOBS_H
 
 #include "cuts.h"
 #include "plant.h"
 
-enum job_kind { JOB_PAIR, JOB_REPLICA, JOB_TRIPLE, JOB_RANDOM, JOB_CASE, JOB_KINDS };
+enum job_kind { JOB_PAIR, JOB_REPLICA, JOB_TRIPLE, JOB_RANDOM, JOB_CLUSTER, JOB_CASE, JOB_KINDS };
 
 struct job {
 	enum job_kind kind;
@@ -38,6 +38,7 @@ int job_parse(struct job *job, const struct job_cfg *cfg, const char *name);
 
 /* Makes what jobs start from; before the first, and before a fork. */
 void jobs_init(void);
+void jobs_fini(void);
 /* 0, or -1 with why (CHECK_WHY_BYTES), place, and the run as it was. stats are added to. */
 int job_run(const struct job *job, const struct job_cfg *cfg, struct cuts_stats *stats, struct cuts_place *place, char *why,
 	    const struct run **run);

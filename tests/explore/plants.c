@@ -24,13 +24,18 @@ static const struct planted {
 	{ "record-fence", { PLANT_NONE, PM_POINT_RECORD }, { "case:names" } },
 	{ "replay-fence", { PLANT_NONE, PM_POINT_REPLAY }, { "case:hands" } },
 	{ "superblock-fence", { PLANT_NONE, PM_POINT_SUPERBLOCK }, { NULL } },
+	{ "resync-fence", { PLANT_NONE, PM_POINT_RESYNC }, { "case:restored" } },
+	{ "format-fence", { PLANT_NONE, PM_POINT_FORMAT }, { "case:restored" } },
 	{ "record-checksum", { PLANT_CSUM, TRACE_DROP_NONE }, { "case:names", "case:overwrite" } },
 	{ "reuse", { PLANT_REUSE, TRACE_DROP_NONE }, { "case:freed" } },
 	{ "abandoned-push", { PLANT_PUSH, TRACE_DROP_NONE }, { "case:abandoned" } },
+	{ "replay-freed", { PLANT_REPLAY, TRACE_DROP_NONE }, { "case:tails" } },
 	{ "freeze", { PLANT_FREEZE, TRACE_DROP_NONE }, { "case:overwrite" } },
 	{ "rename-link", { PLANT_RENAME, TRACE_DROP_NONE }, { "case:rename" } },
 	{ "chmod-link", { PLANT_CHMOD, TRACE_DROP_NONE }, { "case:chmod" } },
 	{ "directory", { PLANT_DIR, TRACE_DROP_NONE }, { "case:names" } },
+	{ "restore-epoch", { PLANT_EPOCH, TRACE_DROP_NONE }, { "case:restored" } },
+	{ "membership", { PLANT_MEMBER, TRACE_DROP_NONE }, { "case:lost" } },
 };
 #define PLANTED_COUNT (sizeof(planted) / sizeof(*planted))
 

@@ -13,7 +13,7 @@ void report_workload(const struct job *job)
 	char line[128];
 
 	fprintf(stderr, "%s, start %s%s\n", job->name, start_names[w->start],
-		!w->replica ? "" : w->eager ? ", replica first" : ", replica behind");
+		w->cluster ? ", two replicas" : !w->replica ? "" : w->eager ? ", replica first" : ", replica behind");
 	for (unsigned i = 0; i < w->count; i++) {
 		op_print(&w->ops[i], line, sizeof(line));
 		fprintf(stderr, "  op %u: %s\n", i, line);

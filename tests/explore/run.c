@@ -16,12 +16,20 @@
 
 /* ---------------------------------------------------------------- waiting */
 
+static bool session_poll(struct session *s)
+{
+	if (!s->poll)
+		return fs_poll(s->fs);
+	s->poll(s);
+	return false;
+}
+
 /* Between two tries of something that has to wait. -ETIMEDOUT: nothing will come of it. */
 static int wait_more(struct session *s, unsigned *tries)
 {
 	if (++*tries == HELD_MAX)
 		session_hold(s, false);
-	fs_poll(s->fs);
+	session_poll(s);
 	return *tries < WAIT_MAX ? 0 : errmsg_set(-ETIMEDOUT, "still waiting after %u polls", WAIT_MAX);
 }
 
@@ -192,7 +200,7 @@ static int do_rest(struct session *s, const struct op *op)
 			fs_released(s->fs, s->handle_ino);
 		return 0;
 	case OP_IDLE:
-		for (unsigned i = 0; i < WAIT_MAX && (fs_idle(s->fs) || fs_poll(s->fs)); i++)
+		for (unsigned i = 0; i < WAIT_MAX && (fs_idle(s->fs) || session_poll(s)); i++)
 			;
 		return 0;
 	case OP_CHECKPOINT:
@@ -403,13 +411,13 @@ int run_workload(struct run *run, const struct workload *w, const struct run_sta
 	model_free(&run->model);
 	model_copy(&run->model, &start->model);
 	trace_clear(&run->trace);
-	session_open(&s, start, w, &run->trace, &run->model, drop, run->why);
+	session_begin(&s, start, w, &run->trace, &run->model, drop, run->why);
 	model_observe(&run->model, s.fs, -1);
 	for (unsigned i = 0; i < w->count && !err; i++) {
 		err = session_op(&s, &w->ops[i], i);
 		run->state_after[i] = (unsigned)run->model.states.n - 1;
 	}
-	run->dropped = session_close(&s);
+	run->dropped = session_end(&s);
 	return err;
 }
 

@@ -19,6 +19,7 @@ struct session {
 	struct copy *copy;
 	struct fs *fs;
 	struct repl_link *link;   /* NULL: no replica */
+	void (*poll)(struct session *s); /* instead of fs_poll, where more than the core has to be polled */
 	bool eager;
 	uint64_t answered;        /* by the replica */
 	struct trace *trace;
@@ -32,10 +33,10 @@ struct session {
 };
 
 /* Opens what the start left, and watches it. Aborts on failure. */
-void session_open(struct session *s, const struct run_start *start, const struct workload *w, struct trace *trace,
+void session_begin(struct session *s, const struct run_start *start, const struct workload *w, struct trace *trace,
 		  struct model *model, enum pm_point drop, char *why);
 /* Fences left out. */
-uint64_t session_close(struct session *s);
+uint64_t session_end(struct session *s);
 /* The replica stops handling messages, or goes on. */
 void session_hold(struct session *s, bool hold);
 

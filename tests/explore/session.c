@@ -124,7 +124,7 @@ static void link_open(struct session *s, const uint8_t *bytes, enum pm_point dro
 	trace_watch(&s->watch[TRACE_REPLICA], s->trace, TRACE_REPLICA, drop, &target->pm);
 }
 
-void session_open(struct session *s, const struct run_start *start, const struct workload *w, struct trace *trace,
+void session_begin(struct session *s, const struct run_start *start, const struct workload *w, struct trace *trace,
 		  struct model *model, enum pm_point drop, char *why)
 {
 	struct fs_cfg cfg = { .dirty_now = true };
@@ -150,7 +150,7 @@ void session_open(struct session *s, const struct run_start *start, const struct
 	EXPLORE_MUST(fs_open(s->copy, &cfg, &s->fs));
 }
 
-uint64_t session_close(struct session *s)
+uint64_t session_end(struct session *s)
 {
 	uint64_t dropped = s->watch[TRACE_LOCAL].dropped + s->watch[TRACE_REPLICA].dropped;
 
@@ -264,7 +264,7 @@ void run_start_make(struct run_start *start, enum start which)
 	format(&local_pm, which);
 	model_init(&start->model);
 	start->bytes[TRACE_LOCAL] = bytes_of(&local_pm);
-	session_open(&s, start, &plain, &trace, &start->model, TRACE_DROP_NONE, why);
+	session_begin(&s, start, &plain, &trace, &start->model, TRACE_DROP_NONE, why);
 	for (unsigned i = 0; i < workload_setup_count; i++)
 		start_op(&s, workload_setup[i]);
 	if (which == START_RING_END)
@@ -273,7 +273,7 @@ void run_start_make(struct run_start *start, enum start which)
 		fill_up(&s);
 	start_op(&s, (struct op){ .kind = OP_SYNC_ALL });
 	start_op(&s, (struct op){ .kind = OP_CHECKPOINT });
-	session_close(&s);
+	session_end(&s);
 	memcpy(start->bytes[TRACE_LOCAL], local_pm.base, RUN_POOL_BYTES);
 	make_replica(start);
 	trace_free(&trace);

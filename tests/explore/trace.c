@@ -67,7 +67,7 @@ static bool fence(void *ctx, enum pm_point point)
 		w->dropped++;
 		return false;
 	}
-	if (w->pm->domain == PM_FILE)
+	if (w->pm && w->pm->domain == PM_FILE)
 		fence_covers(w);
 	record(w->trace, (struct trace_event){ .type = TRACE_FENCE, .pool = w->pool, .point = point }, NULL);
 	return true;
@@ -79,7 +79,8 @@ void trace_watch(struct trace_watch *watch, struct trace *trace, enum trace_pool
 		.trace = trace, .pool = pool, .drop = drop, .pm = pm, .fenced = trace->events.n,
 		.observer = { .ctx = watch, .stored = stored, .flushed = flushed, .fence = fence },
 	};
-	pm->observer = &watch->observer;
+	if (pm)
+		pm->observer = &watch->observer;
 }
 
 void trace_clear(struct trace *trace)
@@ -104,11 +105,16 @@ void trace_mark(struct trace *trace, enum trace_type type, uint64_t op)
 	record(trace, (struct trace_event){ .type = type, .op = op }, NULL);
 }
 
+void trace_wipe(struct trace *trace, enum trace_pool pool)
+{
+	record(trace, (struct trace_event){ .type = TRACE_WIPE, .pool = pool }, NULL);
+}
+
 const char *trace_type_name(enum trace_type type)
 {
 	static const char *const names[TRACE_TYPES] = {
 		[TRACE_STORE] = "store", [TRACE_PUSH] = "push", [TRACE_FLUSH] = "flush", [TRACE_FENCE] = "fence",
-		[TRACE_POST] = "post", [TRACE_ANSWER] = "answer", [TRACE_OP] = "op", [TRACE_ACK] = "ack",
+		[TRACE_POST] = "post", [TRACE_ANSWER] = "answer", [TRACE_OP] = "op", [TRACE_ACK] = "ack", [TRACE_WIPE] = "made anew",
 	};
 
 	return names[type];

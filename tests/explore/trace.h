@@ -9,7 +9,7 @@
 #include "fs/vec.h"
 #include "persist.h"
 
-enum trace_pool { TRACE_LOCAL, TRACE_REPLICA, TRACE_POOLS };
+enum trace_pool { TRACE_LOCAL, TRACE_REPLICA, TRACE_REPLICA_2, TRACE_POOLS };
 
 enum trace_type {
 	TRACE_STORE,  /* bytes at off, their write-back started */
@@ -19,6 +19,7 @@ enum trace_type {
 	TRACE_POST,   /* commit `op` handed to the link */
 	TRACE_ANSWER, /* the replica answered for commit `op` */
 	TRACE_OP,     /* operation `op` of the workload begins */
+	TRACE_WIPE,   /* the pool was made anew: zeros */
 	TRACE_ACK,    /* the sync that is operation `op` was acknowledged */
 	TRACE_TYPES
 };
@@ -45,7 +46,7 @@ struct trace_watch {
 	enum trace_pool pool;
 	enum pm_point drop;
 	uint64_t dropped;
-	const struct pm *pm;
+	const struct pm *pm; /* NULL: whichever is opened, not known here */
 	size_t fenced;       /* events before the newest fence of this pool */
 	struct pm_observer observer;
 };
@@ -56,6 +57,7 @@ void trace_free(struct trace *trace);
 void trace_push(struct trace *trace, enum trace_pool pool, uint64_t off, const void *bytes, uint64_t len);
 /* POST, ANSWER, OP, ACK. */
 void trace_mark(struct trace *trace, enum trace_type type, uint64_t op);
+void trace_wipe(struct trace *trace, enum trace_pool pool);
 
 const char *trace_type_name(enum trace_type type);
 const char *trace_point_name(enum pm_point point);

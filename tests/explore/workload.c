@@ -175,24 +175,41 @@ static const struct op case_hands[] = {
 	W("/a", 0, 40960), ALL, { OP_TRUNCATE, "/d/b", NULL, 100, 0 }, ALL, { .kind = OP_CHECKPOINT },
 };
 
+/* The primary's tail passes records that the replicas' tails have not: what those freed is free for the next mount, while the
+ * replicas still have lines of it in their rings. */
+static const struct op case_tails[] = {
+	W("/a", 100, 8), ALL, W("/a", 0, 9000), ALL, { .kind = OP_CHECKPOINT }, { .kind = OP_REMOUNT }, W("/d/b", 0, 40960), ALL,
+	ALL,
+};
+static const struct op case_lost[] = {
+	W("/a", 0, 9000), { OP_LOSE, NULL, NULL, 0, 1 }, { OP_FSYNC, "/a", NULL, 0, 0 }, W("/d/b", 0, 40960), ALL,
+	{ .kind = OP_RETURN }, W("/a", 100, 8), ALL,
+};
+static const struct op case_restored[] = {
+	W("/a", 0, 40960), { OP_CREATE, "/n", NULL, 0, 0 }, ALL, { .kind = OP_RESTORE }, W("/d/b", 100, 8), ALL,
+};
+
 #define CASE(name) #name, case_##name, sizeof(case_##name) / sizeof(*case_##name)
 static const struct {
 	const char *name;
 	const struct op *ops;
 	unsigned count;
 	enum start start;
-	bool replica;
+	bool replica, cluster;
 } cases[] = {
-	{ CASE(names), START_PLAIN, false },   { CASE(overwrite), START_PLAIN, false }, { CASE(rename), START_PLAIN, false },
-	{ CASE(chmod), START_PLAIN, false },   { CASE(abandoned), START_TIGHT, true },  { CASE(freed), START_TIGHT, true },
-	{ CASE(hands), START_TIGHT, true },
+	{ CASE(names), START_PLAIN, false, false },     { CASE(overwrite), START_PLAIN, false, false },
+	{ CASE(rename), START_PLAIN, false, false },    { CASE(chmod), START_PLAIN, false, false },
+	{ CASE(abandoned), START_TIGHT, true, false },  { CASE(freed), START_TIGHT, true, false },
+	{ CASE(hands), START_TIGHT, true, false },      { CASE(tails), START_PLAIN, false, true },
+	{ CASE(lost), START_PLAIN, false, true },       { CASE(restored), START_PLAIN, false, true },
 };
 
 const char *workload_case(struct workload *w, unsigned i)
 {
 	if (i >= sizeof(cases) / sizeof(*cases))
 		return NULL;
-	*w = (struct workload){ .start = cases[i].start, .replica = cases[i].replica };
+	*w = (struct workload){ .start = cases[i].start, .replica = cases[i].replica,
+				.cluster = cases[i].cluster, .takeover = cases[i].cluster };
 	for (unsigned k = 0; k < cases[i].count; k++)
 		add(w, cases[i].ops[k]);
 	return cases[i].name;
@@ -336,6 +353,49 @@ void workload_random(struct workload *w, uint64_t seed)
 	add(w, (struct op){ .kind = OP_CHECKPOINT });
 }
 
+/* ---------------------------------------------------------------- clusters */
+
+static struct op random_plain(uint64_t *seed)
+{
+	unsigned what = explore_random(seed) % 8;
+
+	return what < 4 ? random_write(seed) : what < 5 ? random_truncate(seed) : random_name_op(seed);
+}
+
+/* One replica may be away at a time, so that every sync is acknowledged; nothing is open across a remount. */
+void workload_cluster(struct workload *w, uint64_t i)
+{
+	uint64_t state = i ^ 0xc105;
+	unsigned steps = 3 + explore_random(&state) % 4;
+	bool away = false;
+
+	*w = (struct workload){ .cluster = true, .takeover = i % 4 == 0, .seed = i };
+	for (unsigned step = 0; step < steps; step++) {
+		unsigned event = explore_random(&state) % 6;
+
+		for (unsigned k = explore_random(&state) % 4; k > 0; k--)
+			add(w, random_plain(&state));
+		if (event == 0 && !away)
+			add(w, (struct op){ OP_LOSE, NULL, NULL, explore_random(&state) % 2, explore_random(&state) % 3 });
+		away |= event == 0;
+		add(w, random_plain(&state));
+		add(w, (struct op){ .kind = OP_SYNC_ALL });
+		if (event == 1)
+			add(w, (struct op){ .kind = OP_CHECKPOINT });
+		if (event == 1 || event == 2)
+			add(w, (struct op){ .kind = OP_REMOUNT });
+		if (event == 3 && !away)
+			add(w, (struct op){ .kind = OP_RESTORE });
+		if (event == 4 && away) {
+			add(w, (struct op){ .kind = OP_RETURN });
+			away = false;
+		}
+	}
+	add(w, (struct op){ .kind = OP_RETURN });
+	add(w, random_plain(&state));
+	add(w, (struct op){ .kind = OP_SYNC_ALL });
+}
+
 /* ---------------------------------------------------------------- words */
 
 bool op_syncs(const struct op *op)
@@ -351,7 +411,8 @@ void op_print(const struct op *op, char *buf, size_t size)
 		[OP_WRITE] = "write", [OP_TRUNCATE] = "truncate", [OP_CHMOD] = "chmod", [OP_OPEN] = "open",
 		[OP_CLOSE] = "close", [OP_FSYNC] = "fsync", [OP_FSYNC_START] = "start fsync", [OP_SYNC_ALL] = "sync all",
 		[OP_IDLE] = "idle", [OP_CHECKPOINT] = "checkpoint", [OP_HOLD] = "hold replica",
-		[OP_RELEASE] = "release replica",
+		[OP_RELEASE] = "release replica", [OP_LOSE] = "lose replica", [OP_RETURN] = "replicas return",
+		[OP_REMOUNT] = "kill and remount", [OP_RESTORE] = "lose the pool and restore",
 	};
 	int n = snprintf(buf, size, "%s", names[op->kind]);
 
@@ -361,6 +422,9 @@ void op_print(const struct op *op, char *buf, size_t size)
 		n += snprintf(buf + n, size - (size_t)n, " %.16s", op->to);
 	if (op->kind == OP_WRITE)
 		snprintf(buf + n, size - (size_t)n, " %llu+%llu", (unsigned long long)op->off, (unsigned long long)op->len);
+	if (op->kind == OP_LOSE)
+		snprintf(buf + n, size - (size_t)n, " %llu%s", (unsigned long long)op->off,
+			 op->len == 0 ? "" : op->len == 1 ? " before the next commit" : " behind the next commit");
 	if (op->kind == OP_TRUNCATE)
 		snprintf(buf + n, size - (size_t)n, " to %llu", (unsigned long long)op->off);
 	if (op->kind == OP_CHMOD)

@@ -17,6 +17,11 @@ enum op_kind {
 	OP_CHECKPOINT,   /* everything settled is put in place */
 	OP_HOLD,         /* the replica stops handling ... */
 	OP_RELEASE,      /* ... and goes on */
+	/* Of clusters only: */
+	OP_LOSE,         /* replica off goes: len 0 at once, 1 before it handles the next commit, 2 behind that */
+	OP_RETURN,       /* ... and is back */
+	OP_REMOUNT,      /* the primary is killed and mounts again */
+	OP_RESTORE,      /* its pool is lost: restored and mounted */
 	OP_KINDS
 };
 
@@ -39,6 +44,8 @@ enum start {
 
 struct workload {
 	enum start start;
+	bool cluster;      /* with two, under the real policy */
+	bool takeover;     /* ... and in the end a restore elsewhere while the primary lives */
 	bool replica;      /* with a replica */
 	bool file;         /* pools are page-cache files: durable is what was msynced */
 	bool eager;        /* the replica handles a commit before the local copy stores it, else after */
@@ -58,6 +65,8 @@ void workload_pair(struct workload *w, unsigned i);
 /* Triple number i of workload_triples(): three operations with each kind of sync, or none, behind the first and the second. */
 uint64_t workload_triples(void);
 void workload_triple(struct workload *w, uint64_t i);
+/* Cluster number i, of any: operations, losses, returns, remounts and restores by seed. */
+void workload_cluster(struct workload *w, uint64_t i);
 /* Short ones made for one rule each. NULL: no such one. */
 const char *workload_case(struct workload *w, unsigned i);
 /* A longer one by seed. */

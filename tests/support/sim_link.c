@@ -27,7 +27,7 @@ struct sim_link {
 	struct msg *first, **end;
 	uint64_t lane_seq;
 	uint64_t acked, tail, ring_free; /* answered, but held back while mute */
-	bool create;
+	bool create, takeover;
 	uint64_t pool_size;
 	int cut;
 };
@@ -259,6 +259,10 @@ static enum repl_state session_begin(struct sim_link *l)
 
 	if (t->unreachable)
 		return link_down(l, -EHOSTUNREACH, "not reached");
+	if (t->link && l->takeover) { /* its process is ended and waited for; it learns that at its next poll */
+		t->link->cut = -ECONNRESET;
+		session_end(t->link);
+	}
 	if (t->link)
 		return link_down(l, -EBUSY, "in use");
 	if (copy_open(&t->pm, false, &t->copy))
@@ -314,7 +318,7 @@ static int sim_push(struct repl_link *pub, const struct repl_range *ranges, unsi
 {
 	struct sim_link *l = of(pub);
 
-	if (pub->state != REPL_UP)
+	if (pub->state != REPL_UP || l->target->link != l)
 		return -ENOTCONN;
 	if (!l->target->rma)
 		return -EOPNOTSUPP;
@@ -498,7 +502,7 @@ int sim_link_open(const struct poolset_replica *replica, const struct repl_cfg *
 	struct sim_link *l = calloc(1, sizeof(*l));
 
 	assert(l);
-	(void)cfg;
+	l->takeover = cfg->open_flags & CTL_OPEN_TAKEOVER;
 	l->pub.ops = &sim_ops;
 	l->pub.state = REPL_CONNECTING;
 	l->end = &l->first;
