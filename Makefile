@@ -63,7 +63,7 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
           common/test_redo common/test_copy_omf common/test_copy common/test_copy_open common/test_replay common/test_replay_crash \
           common/test_codec \
           rpmem/test_target rpmem/test_fabric rpmem/test_lane rpmem/test_lane_train rpmem/test_link rpmem/test_nonsense rpmem/test_ssh rpmem/test_rpmem_env \
-          rpmem/test_librpmem rpmem/test_librpmem_data rpmem/test_librpmem_loss rpmem/test_librpmem_so \
+          rpmem/test_librpmem rpmem/test_librpmem_data rpmem/test_librpmem_loss rpmem/test_librpmem_wait rpmem/test_librpmem_so \
           rpmemd/test_config rpmemd/test_store rpmemd/test_hostile rpmemd/test_hostile_lane rpmemd/test_server rpmemd/test_engine rpmemd/test_train rpmemd/test_lanes rpmemd/test_incarnation rpmemd/test_method rpmemd/test_program \
           fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_fsck_repair fs/test_namei fs/test_file fs/test_recover fs/test_review fs/test_policy fs/test_attach fs/test_background fs/test_park fs/test_restore fs/test_warm fs/test_mkfs
 # What fails once, and pools that mean harm.
@@ -162,7 +162,7 @@ $(FAULT_SUITES): ALL_LDFLAGS += $(FAULT_WRAPS:%=-Wl,--wrap=%)
 $(BUILD)/tests/rpmemd/test_program: $(BUILD)/rpmemd
 
 # They start rpmemd; the last one looks at the library as it is installed.
-$(addprefix $(BUILD)/tests/rpmem/,test_librpmem test_librpmem_data test_librpmem_loss): | $(BUILD)/rpmemd
+$(addprefix $(BUILD)/tests/rpmem/,test_librpmem test_librpmem_data test_librpmem_loss test_librpmem_wait): | $(BUILD)/rpmemd
 $(BUILD)/tests/rpmem/test_librpmem_so: | $(BUILD)/rpmemd $(LIBRARIES)
 
 .SECONDARY:

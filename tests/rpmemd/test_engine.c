@@ -533,6 +533,17 @@ Test(engine, plain_pools_are_written_and_take_no_commits)
 	cr_expect_eq(write_req(LANE_WRITE, 0, -EPROTO), WIRE_BAD_PROTO);
 }
 
+/* Persistent memory is asked for more than a fence: the ranges, from the start of their pages, go through msync(2). */
+Test(engine, deep_writes_to_persistent_memory_are_synced)
+{
+	pm_init(&pm, pm.base, pm.len, PM_PMEM);
+	plain_engine(false, false);
+	memset(pm.base + 8192, 0xff, 192);
+	cr_expect_eq(write_req(LANE_DEEP, 8192 + 64, 0), WIRE_OK);
+	cr_expect(!memcmp(pm.base + 8192 + 64, page_of[0x5a], 64) && !memcmp(pm.base + 8192 + 128, page_of[0], 64));
+	cr_expect_eq(write_req(LANE_WRITE, 8192, 0), WIRE_OK);
+}
+
 Test(engine, read_only_sessions_and_unformatted_pools_store_nothing)
 {
 	plain_engine(true, false);

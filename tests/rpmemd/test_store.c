@@ -222,9 +222,8 @@ Test(store, set_attr_never_leaves_a_pool_without_signature)
 /* ---------------------------------------------------------------- takeover */
 
 /* A child that holds the pool until it is ended; ignores SIGTERM when stubborn. */
-static pid_t holder(bool stubborn)
+static pid_t holder_of(const struct ctl_open *r, bool stubborn)
 {
-	struct ctl_open r = request("a.set");
 	struct stored s;
 	int ready[2];
 	char c = 0;
@@ -234,7 +233,7 @@ static pid_t holder(bool stubborn)
 	pid = fork();
 	if (!pid) {
 		signal(SIGTERM, stubborn ? SIG_IGN : SIG_DFL);
-		if (store_open(dir, &r, &s) || write(ready[1], &c, 1) != 1)
+		if (store_open(dir, r, &s) || write(ready[1], &c, 1) != 1)
 			_exit(1);
 		for (;;)
 			pause();
@@ -245,15 +244,22 @@ static pid_t holder(bool stubborn)
 	return pid;
 }
 
-static void taken_over(bool stubborn, int want_signal)
+static pid_t holder(bool stubborn)
 {
 	struct ctl_open r = request("a.set");
+
+	return holder_of(&r, stubborn);
+}
+
+static void taken_over(struct ctl_open r, bool stubborn, int want_signal)
+{
 	struct stored s;
 	int status;
 	pid_t pid;
 
-	cr_assert_eq(create("a.set"), 0);
-	pid = holder(stubborn);
+	cr_assert_eq(store_create(dir, &r, &s), 0, "%s", errmsg_get());
+	store_close(&s);
+	pid = holder_of(&r, stubborn);
 	cr_expect_eq(store_open(dir, &r, &s), -EBUSY);
 	r.flags = CTL_OPEN_TAKEOVER;
 	cr_assert_eq(store_open(dir, &r, &s), 0, "%s", errmsg_get());
@@ -262,8 +268,8 @@ static void taken_over(bool stubborn, int want_signal)
 	cr_expect(WIFSIGNALED(status) && WTERMSIG(status) == want_signal);
 }
 
-Test(store, takeover_ends_the_running_session_and_gets_the_lock) { taken_over(false, SIGTERM); }
-Test(store, takeover_kills_a_session_that_does_not_end) { taken_over(true, SIGKILL); }
+Test(store, takeover_ends_the_running_session_and_gets_the_lock) { taken_over(request("a.set"), false, SIGTERM); }
+Test(store, takeover_kills_a_session_that_does_not_end) { taken_over(request("a.set"), true, SIGKILL); }
 
 Test(store, takeover_leaves_other_programs_alone)
 {
@@ -415,18 +421,29 @@ Test(store, a_part_is_empty_when_its_header_is)
 	cr_expect_eq(file_size(part), 8 << 20);
 }
 
-/* A directory as part: its first file has PMDK's name. */
-Test(store, a_directory_is_a_part)
+/* A set whose part is a directory, which is made. */
+static struct ctl_open directory_request(void)
 {
 	struct ctl_open r = request("dir.set");
 	char path[128], text[256];
-	struct stored s;
 
 	path_of(path, sizeof(path), "parts");
 	cr_assert(!mkdir(path, 0700));
 	snprintf(text, sizeof(text), "PMEMPOOLSET\nOPTION SINGLEHDR\n8M %s\n", path);
 	put("pools/dir.set", text);
 	r.attr.incompat = POOLHDR_INCOMPAT_SINGLEHDR;
+	return r;
+}
+
+Test(store, takeover_of_a_directory_finds_its_file) { taken_over(directory_request(), false, SIGTERM); }
+
+/* A directory as part: its first file has PMDK's name. */
+Test(store, a_directory_is_a_part)
+{
+	struct ctl_open r = directory_request();
+	char path[128];
+	struct stored s;
+
 	cr_assert_eq(store_create(dir, &r, &s), 0, "%s", errmsg_get());
 	path_of(path, sizeof(path), "parts/000000.pmem");
 	cr_expect_eq(file_size(path), 8 << 20);
