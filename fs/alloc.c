@@ -100,7 +100,7 @@ static int group_fill(struct fs *fs, uint64_t g, uint64_t *used, uint32_t *free_
 			continue;
 		}
 		err = copy_entry_decode(first + i, &table[i], &entry);
-		if (err) /* which of the two types is there is all the same: the record is taken over behind this (recover.c) */
+		if (err) /* of a block that a record touches, which is taken over behind this (recover.c) */
 			err = copy_entry_get_torn(fs->copy, first + i, &entry);
 		if (err)
 			return err;
@@ -153,11 +153,12 @@ static int group_has_room(struct fs *fs, uint64_t g, bool *room)
 	err = copy_back_group(fs->copy, g);
 	if (err)
 		return err;
-	/* a checkpoint that was cut off may have torn the summary, which is a short cut only: the table then tells */
 	if (copy_summary_get(fs->copy, g, &seq, &used) == 0)
 		group->full = used >= group->len - MEDIA_GROUP_META_BLKS;
+	else /* torn by a checkpoint that was cut off: the table tells. Damaged: nothing a checkpoint could count from later */
+		err = copy_summary_get_torn(fs->copy, g, &seq, &used);
 	*room = !group->full;
-	return 0;
+	return err;
 }
 
 /* ---------------------------------------------------------------- giving out */

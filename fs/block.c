@@ -243,6 +243,12 @@ const void *block_content(const struct shadow *shadow)
 
 /* ---------------------------------------------------------------- changing */
 
+/* Metadata without lines of its own: a copy of what is in place. */
+static bool only_kept(const struct shadow *s)
+{
+	return s->type > MEDIA_DATA_LAST && !s->fresh && !s->dirty && !s->lines_seq;
+}
+
 int block_edit(struct fs *fs, uint64_t blk, uint32_t type, struct shadow **shadow)
 {
 	const void *content;
@@ -254,7 +260,11 @@ int block_edit(struct fs *fs, uint64_t blk, uint32_t type, struct shadow **shado
 	if (err)
 		return err;
 	s = shadow_find(fs, blk);
-	if (!s) {
+	if (s && only_kept(s)) { /* what the checkpoint will lay the lines over must be good now, not when it was kept */
+		err = block_verify(fs, blk, type, &content);
+		if (err)
+			return err;
+	} else if (!s) {
 		err = shadow_new(fs, blk, type, &s);
 		if (err)
 			return err;

@@ -98,11 +98,13 @@ int copy_checkpoint(struct copy *copy, uint64_t upto, uint64_t bytes_max);
 
 /* Table entry of a block, as in place now (records in the ring not counted). -EBADMSG: its check is wrong. */
 int copy_entry_get(const struct copy *copy, uint64_t blk, struct copy_entry *entry);
-/* The same where a checkpoint that was cut off may have torn the entry: whether a record in the ring touches the block. Then
- * seq and type are the old or the new ones, csum is unknown (0), and what counts is in the record. -EBADMSG: none does. */
+/* The same where a checkpoint that was cut off may have torn the entry: seq and type are what the newest record in the ring
+ * that touches the block makes of it, csum is unknown (0). -EBADMSG: none does, or the entry is no torn one. */
 int copy_entry_get_torn(const struct copy *copy, uint64_t blk, struct copy_entry *entry);
 /* Group summary; -EBADMSG as above. */
 int copy_summary_get(const struct copy *copy, uint64_t group, uint64_t *seq, uint32_t *used);
+/* The same where it may be torn: the old or the new one. -EBADMSG: the ring is empty, or it cannot be either. */
+int copy_summary_get_torn(const struct copy *copy, uint64_t group, uint64_t *seq, uint32_t *used);
 
 /* Repair (fs/fsck.h): used blocks of a group or of the whole pool, put to what the block table says. Only while no record waits
  * in the ring (-EBUSY). Durable on return. Power fails in it: old or new; the summary's check may be wrong then. -EIO. */

@@ -194,34 +194,53 @@ static bool runs_hold(const struct redo_run_omf *runs, uint32_t count, uint64_t 
 	return false;
 }
 
-static bool record_touches(const struct redo_view *v, uint64_t blk)
+/* What the record makes of the block, if it touches it. */
+static bool record_types(const struct redo_view *v, uint64_t blk, uint32_t *type)
 {
+	bool touched = false;
+
+	if (runs_hold(v->freed, v->freed_runs, blk)) {
+		*type = MEDIA_FREE;
+		touched = true;
+	}
+	for (uint32_t i = 0; i < v->linked_runs; i++)
+		if (runs_hold(&v->linked[i], 1, blk)) {
+			*type = le32_get(v->linked[i].type);
+			touched = true;
+		}
 	for (uint32_t i = 0; i < v->line_blks; i++)
-		if (le64_get(v->lines[i].blk) == blk)
-			return true;
-	return runs_hold(v->linked, v->linked_runs, blk) || runs_hold(v->freed, v->freed_runs, blk);
+		if (le64_get(v->lines[i].blk) == blk) {
+			*type = le32_get(v->lines[i].type);
+			touched = true;
+		}
+	return touched;
 }
 
-/* The two words of an entry become durable each by itself; the first one holds sequence and type. */
+/* The two words of an entry become durable each by itself; the first one holds sequence and type. Its type is looked at
+ * but not believed: it may be damage. */
 int copy_entry_get_torn(const struct copy *copy, uint64_t blk, struct copy_entry *entry)
 {
 	const struct media_entry_omf *omf = pm_ptr(copy->pm, media_entry_off(&copy->geom, blk));
 	uint64_t word = le64_get(omf->seq_type);
 	struct redo_view v;
 	void *buf = aligned_alloc(MEDIA_LINE_BYTES, copy->rec_max);
+	struct copy_entry newest = { 0 };
 	bool touched = false;
 	int err = buf ? 0 : errmsg_set(-ENOMEM, "copy: no memory");
 
-	for (size_t i = 0; i < copy->item_count && !err && !touched; i++) {
+	for (size_t i = 0; i < copy->item_count && !err; i++) {
 		err = record_reread(copy, &copy_item_at(copy, i)->rec, buf, &v);
-		touched = !err && record_touches(&v, blk);
+		if (!err && record_types(&v, blk, &newest.type)) {
+			newest.seq = v.seq;
+			touched = true;
+		}
 	}
 	free(buf);
 	if (err)
 		return err;
 	if (!touched || (word & 0xff) > MEDIA_TYPE_MAX || word >> 8 > copy->replay_seq)
 		return errmsg_set(-EBADMSG, "block 0x%llx: table entry damaged", (ull)blk);
-	*entry = (struct copy_entry){ .seq = word >> 8, .type = word & 0xff };
+	*entry = newest;
 	return 0;
 }
 
@@ -370,21 +389,31 @@ static int mark_mixed(struct replay *r)
 
 /* -------------------------------------------------------------------------------------------------- summaries */
 
-/* The word as it counts for replay. With a wrong check it is still the old or the new one, provided that a replay that
- * was cut off may have been here; a sequence beyond what any replay reached is damage. */
+/* With a wrong check it is still the old or the new word, provided that a replay that was cut off may have been here; a
+ * sequence beyond what any replay reached is damage. */
+int copy_summary_get_torn(const struct copy *copy, uint64_t group, uint64_t *seq, uint32_t *used)
+{
+	const struct media_summary_omf *omf = pm_ptr(copy->pm, summary_off(copy, group));
+	uint64_t word = le64_get(omf->word);
+	int err = copy_summary_get(copy, group, seq, used);
+
+	if (!err)
+		return 0;
+	if (!copy->item_count || (word & 0xffff) > group_room(copy, group) || word >> 16 > copy->replay_seq)
+		return err;
+	*used = word & 0xffff;
+	*seq = word >> 16;
+	return 0;
+}
+
+/* The word as it counts for replay. */
 static int summary_load(const struct copy *copy, struct touched_group *at)
 {
-	const struct media_summary_omf *omf = pm_ptr(copy->pm, summary_off(copy, at->group));
-	uint64_t word = le64_get(omf->word);
 	uint32_t used;
-	int err = copy_summary_get(copy, at->group, &at->word_seq, &used);
+	int err = copy_summary_get_torn(copy, at->group, &at->word_seq, &used);
 
-	if (err) {
-		used = word & 0xffff;
-		at->word_seq = word >> 16;
-		if (used > group_room(copy, at->group) || at->word_seq > copy->replay_seq)
-			return err;
-	}
+	if (err)
+		return err;
 	at->seq = at->word_seq;
 	at->used = used;
 	return 0;

@@ -174,6 +174,14 @@ static void tear_entry(uint64_t blk, uint64_t seq, uint32_t type)
 	entry->seq_type = le64_put(seq << 8 | type);
 }
 
+static void tear_summary(uint64_t group)
+{
+	struct media_summary_omf *summary =
+		(void *)(rig.pm.base + media_off(media_group_blk(copy_geom(rig.copy), group)));
+
+	summary->check = le32_put(le32_get(summary->check) ^ 1);
+}
+
 /* A power failure tore table entries in the middle of a checkpoint, and the next mount may not do it again, since a copy that
  * is away lacks the records: they say what the entries are. Found by the explorer. */
 Test(recover, mounts_over_entries_torn_by_a_checkpoint_while_a_copy_is_away)
@@ -197,6 +205,49 @@ Test(recover, mounts_over_entries_torn_by_a_checkpoint_while_a_copy_is_away)
 	}
 	reopen();
 	expect(ino, bytes, 100);
+	check_media();
+}
+
+/* A record with lines of a block says that it is in use: an entry that says it is free is damage, not the old or the new one,
+ * and the block is not given out again. */
+Test(recover, damaged_entry_of_a_changed_block_is_not_a_free_one)
+{
+	uint64_t ino = make("f"), root = fs_root_blk(rig.fs);
+	struct copy_entry entry;
+	uint32_t types = 0;
+
+	cr_assert_eq(core_rig_sync_all(&rig), 0);
+	cr_assert_eq(fs_checkpoint(rig.fs), 0);
+	held = copy_tail(rig.copy).seq;
+	put(ino, 0, "changed", 7);
+	cr_assert_eq(core_rig_sync_all(&rig), 0);
+	for (uint64_t blk = root; blk < root + 64; blk++) {
+		if (copy_entry_get_torn(rig.copy, blk, &entry) || !entry.type || entry.type <= MEDIA_DATA_LAST)
+			continue;
+		types++;
+		tear_entry(blk, 0, MEDIA_FREE);
+		cr_expect_eq(copy_entry_get_torn(rig.copy, blk, &entry), 0);
+		cr_expect_neq(entry.type, MEDIA_FREE, "block %#llx", (unsigned long long)blk);
+	}
+	cr_expect_gt(types, 0);
+	reopen();
+	for (unsigned i = 0; i < 20; i++)
+		put(make((const char[]){ (char)('A' + i), 0 }), 0, "new", 3);
+	expect(ino, (const uint8_t *)"changed", 7);
+	check_media();
+}
+
+/* A summary may be torn only while records wait in the ring. */
+Test(recover, damaged_summary_is_not_counted_from)
+{
+	uint64_t seq;
+	uint32_t used;
+
+	cr_assert_eq(core_rig_sync_all(&rig), 0);
+	cr_assert_eq(fs_checkpoint(rig.fs), 0);
+	tear_summary(0);
+	cr_expect_eq(copy_summary_get_torn(rig.copy, 0, &seq, &used), -EBADMSG, "nothing was cut off");
+	tear_summary(0);
 	check_media();
 }
 
