@@ -43,6 +43,15 @@ static int refuse(const char *why)
 	return CMD_NOT_FINE;
 }
 
+/* Which copy is the better one is not known here: no word of overwriting one. */
+static int refuse_alone(const struct poolset *set)
+{
+	printf("not repaired: the copies are not the same, or not all of them were reached\n"
+	       "  have all replicas running, mount and unmount %s once, then check it again;\n"
+	       "  rpmemfs verify %s tells where they differ\n", set->path, set->path);
+	return CMD_NOT_FINE;
+}
+
 static uint64_t count_kind(const struct fsck_report *report, enum fsck_fix_kind kind)
 {
 	uint64_t count = 0;
@@ -78,6 +87,12 @@ static int counts_settle(struct copy *copy, const struct poolset *set)
 	return copy_checkpoint(copy, UINT64_MAX, UINT64_MAX);
 }
 
+/* Replay counts from what is there, on every copy: no commit is made while a count is wrong. */
+static int counts_check(const struct fsck_report *report)
+{
+	return count_kind(report, FSCK_FIX_COUNT) == 0 ? 0 : errmsg_set(-EIO, "counts of blocks in use do not become right");
+}
+
 /* report: in the end, what is left. */
 static int counts_mend(struct copy *copy, struct fsck_report *report)
 {
@@ -91,7 +106,8 @@ static int counts_mend(struct copy *copy, struct fsck_report *report)
 		return err;
 	repaired(count_kind(report, FSCK_FIX_COUNT), "counts of blocks in use");
 	fsck_report_free(report);
-	return fsck_copy(copy, report);
+	err = fsck_copy(copy, report);
+	return err == 0 ? counts_check(report) : err;
 }
 
 static int repair_counts(const struct poolset *set, struct fsck_report *report)
@@ -226,7 +242,11 @@ static int repair_rounds(struct repair *r, struct fsck_report *report)
 	while (err == 0 && fsck_repairable(report)) {
 		uint64_t before = report->total;
 
-		err = repair_apply(r, report);
+		err = counts_check(report);
+		if (err == 0)
+			err = repair_apply(r, report);
+		if (err == 0)
+			err = attached_check(r);
 		if (err != 0)
 			break;
 		repaired(count_kind(report, FSCK_FIX_LEAK), "leaked blocks freed");
@@ -274,7 +294,7 @@ static int repair_parts(const struct poolset *set, const char *provider, bool co
 	}
 	fflush(stdout);
 	if (has_remote(set) && verify_run(&compare) != RESTORE_DONE)
-		return refuse("the copies are not the same, or not all of them were reached");
+		return refuse_alone(set);
 	fflush(stdout);
 	return repair_commits(set, provider);
 }

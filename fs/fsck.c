@@ -61,10 +61,11 @@ void fsck_note(struct fsck *f, const char *fmt, ...)
 	f->report->notes += f->report->count - before;
 }
 
-/* Without memory for the fix it is a finding still, and the next run finds it again. */
+/* Without memory for the fix it is a finding still, and the next run finds it again. Counts are always kept: they are few,
+ * come last, and have to be right before anything else is repaired. */
 static void fix_keep(struct fsck_report *report, const struct fsck_fix *fix)
 {
-	if (report->fix_count == FSCK_FIXES_MAX)
+	if (report->fix_count >= FSCK_FIXES_MAX && fix->kind != FSCK_FIX_COUNT)
 		return;
 	if (report->fix_count == report->fix_cap) {
 		size_t cap = report->fix_cap ? report->fix_cap * 2 : 16;

@@ -20,7 +20,7 @@ struct fs;
 struct pm;
 
 #define FSCK_LINES_MAX 200u
-#define FSCK_FIXES_MAX 65536u /* kept of one run; the others are found again by the next */
+#define FSCK_FIXES_MAX 65536u /* kept of one run, and all counts; the others are found again by the next */
 
 enum fsck_fix_kind {
 	FSCK_FIX_COUNT, /* used blocks of group id are value; FSCK_POOL: of the pool, in the superblock */

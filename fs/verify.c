@@ -193,6 +193,14 @@ static void lines_lay(const struct side *s, uint64_t blk, uint8_t *content)
 	}
 }
 
+/* Heartbeats of all: a target takes a link for dead that is silent while another copy is read. */
+static void links_poll(const struct verify *v)
+{
+	for (unsigned i = 0; i < v->count; i++)
+		if (v->sides[i].link)
+			(void)v->sides[i].link->ops->poll(v->sides[i].link); /* a lost one is noticed when it is read */
+}
+
 /* ---------------------------------------------------------------- one group */
 
 static bool has_content(const struct copy_entry *entry)
@@ -221,6 +229,7 @@ static int batch_check(struct verify *v, struct side *s, uint64_t first)
 
 	for (unsigned i = 0; i < v->run_count && !err; i++)
 		run_check(v, s, first, &v->runs[i], v->batch + (size_t)i * RUN_BLKS * MEDIA_BLOCK_BYTES);
+	links_poll(v);
 	v->run_count = 0;
 	return err;
 }

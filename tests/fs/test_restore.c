@@ -454,6 +454,17 @@ Test(restore, verify_says_where_copies_differ)
 	cr_expect_eq(verify_run(&rc), RESTORE_DONE);
 }
 
+/* While one copy is read the others' links are heard of: a target ends a session that is silent for long. */
+Test(restore, verify_keeps_all_links_alive)
+{
+	uint64_t before;
+
+	unmount();
+	before = sim_targets[1].polls;
+	cr_expect_eq(verify_run(&rc), RESTORE_DONE);
+	cr_expect_geq(sim_targets[1].polls - before, 4, "two groups of each of two other copies");
+}
+
 /* verify finds the copies different and says this. */
 static void expect_verify_says(const char *what)
 {

@@ -280,6 +280,7 @@ static enum repl_state sim_poll(struct repl_link *pub)
 {
 	struct sim_link *l = of(pub);
 
+	l->target->polls++;
 	if (pub->state == REPL_DOWN)
 		return REPL_DOWN;
 	if (pub->state == REPL_CONNECTING)

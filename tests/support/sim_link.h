@@ -24,6 +24,7 @@ struct sim_target {
 	uint64_t die_before;      /* the link dies when this commit is posted, before it is handled; 0: never */
 	uint64_t die_after;       /* ... after it is handled, before the answer */
 	uint64_t commits, pushes; /* seen by the target, all sessions */
+	uint64_t polls;           /* of its links, all sessions */
 };
 
 extern struct sim_target sim_targets[SIM_TARGETS_MAX];
