@@ -224,7 +224,7 @@ static bool event_speaks(const struct lane *lane, const struct fab_event *event)
 int lane_poll(struct lane *lane)
 {
 	struct fab_event events[FAB_EVENTS_MAX];
-	bool heard = false;
+	bool heard = false, absent;
 	uint64_t now;
 	int n, err;
 
@@ -240,6 +240,8 @@ int lane_poll(struct lane *lane)
 		}
 	} while (n == FAB_EVENTS_MAX);
 	now = channel_now_ns();
+	absent = now - lane->polled_ns > lane->notice_ns;
+	lane->polled_ns = now;
 	if (heard)
 		lane->heard_ns = now;
 	if (heard && lane->seq_acked == lane->seq && lane->seq_acked >= lane->push_seq && !lane->reading)
@@ -249,7 +251,9 @@ int lane_poll(struct lane *lane)
 		if (err)
 			return err;
 	}
-	return heard ? 0 : lane_clock(lane, now);
+	if (!heard && absent) /* nobody listened, and what a full socket kept back may only be leaving now */
+		lane_excuse(lane);
+	return heard || absent ? 0 : lane_clock(lane, now);
 }
 
 int lane_wait(struct lane *lane, int timeout_ms)

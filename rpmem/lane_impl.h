@@ -45,6 +45,7 @@ struct lane {
 	bool bare;               /* large ranges go out of their own memory, unsealed */
 	uint64_t raddr, rkey;
 	uint64_t notice_ns;
+	uint64_t polled_ns;      /* newest lane_poll */
 	uint64_t seq, seq_acked; /* newest message posted, answered */
 	unsigned slot;           /* of the newest message */
 	uint64_t post_ns;        /* newest message */

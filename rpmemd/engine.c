@@ -376,6 +376,8 @@ static int serve(struct call *c, const void *msg, size_t len, struct lane_ack_ms
 {
 	int err = handle(c, msg, len), end = err == -EPROTO || err == -EIO ? err : 0;
 
+	if (!end && silent(c))
+		end = engine_failed(c->e); /* by another lane: what would have been silent is the session's end */
 	ack_fill(c, end ? end : train_step(c, err), ack);
 	if (err)
 		log_warn("lane %u: message %" PRIu64 ": %s: %s", c->lane, c->v.seq,

@@ -1,6 +1,8 @@
 /* The initiator's lane against the target's lanes and engine, in one process, over a real loopback fabric. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -8,7 +10,7 @@
 #include <sys/mman.h>
 #include <time.h>
 #include "errmsg.h"
-#include "rpmem/lane.h"
+#include "rpmem/lane_impl.h"
 #include "rpmemd/engine_impl.h"
 #include "rpmemd/lanes.h"
 #include "tests/support/chain.h"
@@ -383,6 +385,34 @@ Test(lane, silence_ends_the_session_and_heartbeats_keep_it, .timeout = LIMIT)
 	for (start = channel_now_ns(); !rig.ended_count && channel_now_ns() - start < 10000000000ull;)
 		nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
 	cr_expect_eq(rig.ended_err, -ETIMEDOUT);
+	all_down();
+}
+
+/* Who did not look for longer than the notice time has not noticed anything: the target has its time from then on. */
+Test(lane, an_owner_that_was_away_is_no_loss, .timeout = LIMIT)
+{
+	enum { NOTICE_MS = 2000 };
+	struct lane *lane;
+	uint64_t ms;
+
+	target_up(1, 20000, 20000);
+	cr_assert_eq(lane_up(0, &rig.session, NOTICE_MS), 0, "%s", errmsg_get());
+	lane = rig.lane[0];
+	pthread_mutex_lock(&rig.engine->lock); /* nothing is answered */
+	while (lane->seq == lane->seq_acked) {
+		cr_assert_eq(lane_poll(lane), 0, "%s", errmsg_get());
+		lane_wait(lane, 20);
+	}
+	poll(NULL, 0, NOTICE_MS + 200);
+	cr_expect_eq(lane_poll(lane), 0, "%s", errmsg_get());
+	pthread_mutex_unlock(&rig.engine->lock);
+	while (lane->seq != lane->seq_acked) {
+		cr_assert_eq(lane_poll(lane), 0, "%s", errmsg_get());
+		lane_wait(lane, 20);
+	}
+	pthread_mutex_lock(&rig.engine->lock);
+	cr_expect_eq(lane_death(lane, &ms), -ETIMEDOUT, "one that looks does notice");
+	pthread_mutex_unlock(&rig.engine->lock);
 	all_down();
 }
 
