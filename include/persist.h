@@ -20,17 +20,23 @@
 
 enum pm_domain { PM_MEMORY, PM_PMEM, PM_FILE };
 
-/* Why a fence stands where it stands; the explorer reports and drops fences by these. */
+/* Why a fence stands where it stands: one point for each. The explorer reports and drops fences by these
+ * (tests/explore/plants.c says which workload finds the loss of each). */
 enum pm_point {
-	PM_POINT_FORMAT,      /* mkfs, restore: everything before the superblock  */
-	PM_POINT_DATA,        /* (1) linked data of a commit                      */
-	PM_POINT_RECORD,      /* (2) its record in the ring                       */
-	PM_POINT_REPLAY,      /* (3) lines, table and summaries applied in place  */
-	PM_POINT_SUPERBLOCK,  /* (4) one superblock                               */
-	PM_POINT_PAGE,        /* per-copy page                                    */
-	PM_POINT_RESYNC,      /* blocks brought over from another copy            */
-	PM_POINT_HEADER,      /* pool headers                                     */
-	PM_POINT_USER,        /* a persist asked for by a librpmem program        */
+	PM_POINT_CLEAR,         /* format: page and superblocks of what was there before are gone      */
+	PM_POINT_FORMAT,        /* format: the page, before a superblock says that there is a pool     */
+	PM_POINT_FORMAT_SB,     /* format: both superblocks                                            */
+	PM_POINT_DATA,          /* (1) linked data of a commit                                         */
+	PM_POINT_RECORD,        /* (2) its record in the ring                                          */
+	PM_POINT_REPLAY,        /* (3) lines, table and summaries applied in place                     */
+	PM_POINT_SUPERBLOCK,    /* (4) the older superblock                                            */
+	PM_POINT_SUPERBLOCK_2,  /* (5) the other one                                                   */
+	PM_POINT_PAGE,          /* per-copy page                                                       */
+	PM_POINT_RESYNC,        /* restore: a group brought over, before the page counts it            */
+	PM_POINT_WRITE,         /* blocks that a peer writes to a copy marked inconsistent             */
+	PM_POINT_REPAIR,        /* a summary that fsck mended                                          */
+	PM_POINT_HEADER,        /* pool headers                                                        */
+	PM_POINT_USER,          /* a persist asked for by a librpmem program                           */
 	PM_POINT_COUNT
 };
 

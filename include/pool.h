@@ -48,7 +48,8 @@ int pool_open(const struct poolset *set, unsigned idx, unsigned flags, struct po
 /* Gets space behind everything that has none yet. Memory is set aside, not touched. -ENOSPC. */
 int pool_fill(struct pool *pool);
 
-/* Rewrites the headers of all parts from attr. Durable on return. */
+/* Rewrites the headers of all parts from attr. Durable on return. Power fails within it: a header may be damaged, PMDK's format
+ * has one place for each. */
 int pool_set_attr(struct pool *pool, const struct pool_attr *attr);
 
 /* Closes a pool that pool_create made and that shall not be: files it made are removed, those of no bytes have none again, and

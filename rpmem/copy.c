@@ -170,7 +170,7 @@ void copy_sb_set_tail(struct media_sb_omf *sb, const struct copy_point *at, uint
  *     applied again.
  * (4) first slot, fence. Torn: the other slot's old tail counts. Whole: the new tail counts, while the other slot still
  *     names the old one, whose records are all still there.
- * (4) second slot, fence. From here on the space before the new tail is free. */
+ * (5) second slot, fence. From here on the space before the new tail is free, and each of the two alone is enough. */
 static int sb_write_both(struct copy *copy, struct media_sb_omf *sb)
 {
 	uint64_t generation = le64_get(copy->sb.generation);
@@ -182,7 +182,7 @@ static int sb_write_both(struct copy *copy, struct media_sb_omf *sb)
 		sb->generation = le64_put(generation + i);
 		copy_sb_seal(sb);
 		pm_write(copy->pm, copy_sb_off(slot), sb, sizeof(*sb));
-		err = copy_fence(copy, PM_POINT_SUPERBLOCK);
+		err = copy_fence(copy, i == 1 ? PM_POINT_SUPERBLOCK : PM_POINT_SUPERBLOCK_2);
 		if (err)
 			return err;
 		copy->sb = *sb;
@@ -408,7 +408,8 @@ int copy_page_set(struct copy *copy, const struct copy_page *page)
 }
 
 /* The ring is zeroed whole: a record of the history that is being replaced may have any sequence, so a later scan could
- * not tell it from damage. Power fails anywhere: the page still says inconsistent, and this is called again. */
+ * not tell it from damage. Power fails anywhere: the page still says inconsistent, and this is called again; so the ring
+ * needs no fence of its own, that of the first superblock makes it durable before any page that says consistent. */
 int copy_reset(struct copy *copy, const struct copy_point *at, uint64_t used_blks)
 {
 	struct media_sb_omf sb = copy->sb;
@@ -422,9 +423,6 @@ int copy_reset(struct copy *copy, const struct copy_point *at, uint64_t used_blk
 		return errmsg_set(-EINVAL, "copy: cannot be reset to sequence %llu with %llu used blocks", (ull)at->seq,
 			(ull)used_blks);
 	pm_zero(copy->pm, media_ring_off(0), copy->geom.ring_bytes);
-	err = copy_fence(copy, PM_POINT_RESYNC);
-	if (err)
-		return err;
 	copy_sb_set_tail(&sb, at, 0, used_blks);
 	err = sb_write_both(copy, &sb);
 	if (err)

@@ -19,7 +19,6 @@ typedef unsigned long long ull;
 
 /* ----------------------------------------------------------------------------------------------------- format */
 
-/* The old superblocks and page go first: a pool half formatted is no pool, never the one that was there before. */
 /* Space behind everything before the groups, which is stored to at any time. */
 static int front_back(struct pm *pm, const struct media_geom *geom)
 {
@@ -28,6 +27,8 @@ static int front_back(struct pm *pm, const struct media_geom *geom)
 	return err ? errmsg_prefix(err, "journal") : 0;
 }
 
+/* The old superblocks and page go first, then comes the new page: a pool half formatted is no pool, never the one that was
+ * there before, nor one whose page says what another's said. Either superblock is enough, so both share a fence. */
 int copy_format(struct pm *pm, const struct copy_format *fmt)
 {
 	static const struct copy_point start;
@@ -42,7 +43,7 @@ int copy_format(struct pm *pm, const struct copy_format *fmt)
 		return err;
 	for (uint64_t blk = MEDIA_PAGE_BLK; blk < MEDIA_RING_BLK; blk++)
 		pm_zero(pm, media_off(blk), MEDIA_BLOCK_BYTES);
-	err = pm_fence(pm, PM_POINT_FORMAT);
+	err = pm_fence(pm, PM_POINT_CLEAR);
 	copy_page_encode(&fmt->page, 1, &page);
 	pm_write(pm, copy_page_off(0), &page, sizeof(page));
 	if (!err)
@@ -60,8 +61,9 @@ int copy_format(struct pm *pm, const struct copy_format *fmt)
 		sb.generation = le64_put(slot + 1);
 		copy_sb_seal(&sb);
 		pm_write(pm, copy_sb_off(slot), &sb, sizeof(sb));
-		err = pm_fence(pm, PM_POINT_SUPERBLOCK);
 	}
+	if (!err)
+		err = pm_fence(pm, PM_POINT_FORMAT_SB);
 	return err ? errmsg_set(-EIO, "format: a fence failed") : 0;
 }
 

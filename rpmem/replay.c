@@ -131,7 +131,7 @@ int copy_mend_summary(struct copy *copy, uint64_t group, uint32_t used)
 	pm_zero(copy->pm, summary_off(copy, group) + offsetof(struct media_summary_omf, zero),
 		sizeof(((struct media_summary_omf *)0)->zero));
 	summary_store(copy, group, copy->tail.seq, used);
-	return copy_fence(copy, PM_POINT_REPLAY);
+	return copy_fence(copy, PM_POINT_REPAIR);
 }
 
 /* --------------------------------------------------------------------------------------------------- the batch */

@@ -251,7 +251,7 @@ static int op_write(struct call *c)
 	engine_ranges_store(c->pm, &c->v, e->plain);
 	if (silent(c))
 		return 0; /* the fence of the last one is for all */
-	return e->plain ? engine_plain_fence(c) : pm_fence(c->pm, PM_POINT_RESYNC);
+	return e->plain ? engine_plain_fence(c) : pm_fence(c->pm, PM_POINT_WRITE);
 }
 
 static int op_deep(struct call *c)

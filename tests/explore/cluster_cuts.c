@@ -209,8 +209,12 @@ static struct image_variant variant_of(struct crash *c, const struct image *imag
 	static const enum image_kind kinds[] = { IMAGE_NONE, IMAGE_ALL, IMAGE_RANDOM, IMAGE_WORDS, IMAGE_ONLY, IMAGE_BUT };
 	struct image_variant v = { .kind = kinds[explore_random(&c->seed) % 6], .seed = explore_random(&c->seed) };
 
-	if (image->open.n) /* the newest one at every other time: it is what speaks of the others */
-		v.store = explore_random(&c->seed) & 1 ? image->open.n - 1 : explore_random(&c->seed) % image->open.n;
+	if (image->open.n)
+		v.store = explore_random(&c->seed) % image->open.n;
+	if (image->open.n && explore_random(&c->seed) % 4 == 0) { /* the newest one alone: it is what speaks of the others */
+		v.kind = IMAGE_ONLY;
+		v.store = image->open.n - 1;
+	}
 	return v;
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "below.h"
 #include "cluster.h"
 #include "cluster_cuts.h"
 
@@ -187,6 +188,8 @@ int job_run(const struct job *job, const struct job_cfg *cfg, struct cuts_stats 
 	*place = (struct cuts_place){ 0 };
 	*result = &run;
 	plant_now = cfg->bug.plant;
+	if (load->below)
+		return below_explore(&run, load->below - 1, cfg->bug.drop, job->seed, stats, place, why);
 	if (load->cluster)
 		return run_cluster(job, cfg, &run, stats, place, why);
 	if (!image.base)

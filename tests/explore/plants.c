@@ -20,16 +20,29 @@ static const struct planted {
 	struct job_bug bug;
 	const char *hints[HINTS_MAX];
 } planted[] = {
+	/* Each fence there is, one for each point of persist.h. A call that goes on to another fence before it answers still keeps
+	 * what its header promises: those of format superblocks, page, write, repair, header and user are cut right behind it.
+	 * The second superblock's is not needed for a crash (appending fences before it stores to the ring): it is what makes
+	 * one superblock enough when the other one rots, and what the ring's free space is counted by. */
+	{ "clear-fence", { PLANT_NONE, PM_POINT_CLEAR }, { "case:format" } },
+	{ "format-fence", { PLANT_NONE, PM_POINT_FORMAT }, { "case:format" } },
+	{ "format-sb-fence", { PLANT_NONE, PM_POINT_FORMAT_SB }, { "case:format" } },
 	{ "data-fence", { PLANT_NONE, PM_POINT_DATA }, { "case:overwrite" } },
 	{ "record-fence", { PLANT_NONE, PM_POINT_RECORD }, { "case:names" } },
 	{ "replay-fence", { PLANT_NONE, PM_POINT_REPLAY }, { "case:hands" } },
-	{ "superblock-fence", { PLANT_NONE, PM_POINT_SUPERBLOCK }, { NULL } },
+	{ "superblock-fence", { PLANT_NONE, PM_POINT_SUPERBLOCK }, { "case:checkpoint" } },
+	{ "superblock-2-fence", { PLANT_NONE, PM_POINT_SUPERBLOCK_2 }, { "case:checkpoint" } },
+	{ "page-fence", { PLANT_NONE, PM_POINT_PAGE }, { "case:page" } },
 	{ "resync-fence", { PLANT_NONE, PM_POINT_RESYNC }, { "case:restored" } },
-	{ "format-fence", { PLANT_NONE, PM_POINT_FORMAT }, { "case:restored" } },
+	{ "write-fence", { PLANT_NONE, PM_POINT_WRITE }, { "case:brought" } },
+	{ "repair-fence", { PLANT_NONE, PM_POINT_REPAIR }, { "case:repair" } },
+	{ "header-fence", { PLANT_NONE, PM_POINT_HEADER }, { "case:headers" } },
+	{ "user-fence", { PLANT_NONE, PM_POINT_USER }, { "case:persist" } },
+	/* Rules: */
 	{ "record-checksum", { PLANT_CSUM, TRACE_DROP_NONE }, { "case:names", "case:overwrite" } },
 	{ "reuse", { PLANT_REUSE, TRACE_DROP_NONE }, { "case:freed" } },
 	{ "abandoned-push", { PLANT_PUSH, TRACE_DROP_NONE }, { "case:abandoned" } },
-	{ "replay-freed", { PLANT_REPLAY, TRACE_DROP_NONE }, { "case:tails" } },
+	{ "replay-freed", { PLANT_REPLAY, TRACE_DROP_NONE }, { "case:replayed" } },
 	{ "freeze", { PLANT_FREEZE, TRACE_DROP_NONE }, { "case:overwrite" } },
 	{ "rename-link", { PLANT_RENAME, TRACE_DROP_NONE }, { "case:rename" } },
 	{ "chmod-link", { PLANT_CHMOD, TRACE_DROP_NONE }, { "case:chmod" } },

@@ -121,9 +121,11 @@ const char *trace_type_name(enum trace_type type)
 }
 
 static const char *const point_names[PM_POINT_COUNT] = {
-	[PM_POINT_FORMAT] = "format", [PM_POINT_DATA] = "data", [PM_POINT_RECORD] = "record",
-	[PM_POINT_REPLAY] = "replay", [PM_POINT_SUPERBLOCK] = "superblock", [PM_POINT_PAGE] = "page",
-	[PM_POINT_RESYNC] = "resync", [PM_POINT_HEADER] = "header", [PM_POINT_USER] = "user",
+	[PM_POINT_CLEAR] = "clear", [PM_POINT_FORMAT] = "format", [PM_POINT_FORMAT_SB] = "format superblocks",
+	[PM_POINT_DATA] = "data", [PM_POINT_RECORD] = "record", [PM_POINT_REPLAY] = "replay",
+	[PM_POINT_SUPERBLOCK] = "superblock", [PM_POINT_SUPERBLOCK_2] = "other superblock", [PM_POINT_PAGE] = "page",
+	[PM_POINT_RESYNC] = "resync", [PM_POINT_WRITE] = "write", [PM_POINT_REPAIR] = "repair",
+	[PM_POINT_HEADER] = "header", [PM_POINT_USER] = "user",
 };
 
 const char *trace_point_name(enum pm_point point)

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include "below.h"
 #include "image.h"
 
 #define LONG_TARGET "a/target/that/is/longer/than/the/inode/holds/and/so/goes/to/a/block/of/its/own/somewhere"
@@ -181,6 +182,10 @@ static const struct op case_tails[] = {
 	W("/a", 100, 8), ALL, W("/a", 0, 9000), ALL, { .kind = OP_CHECKPOINT }, { .kind = OP_REMOUNT }, W("/d/b", 0, 40960), ALL,
 	ALL,
 };
+/* The same without a mount: a record that frees a block is in a replica's ring behind one that has lines for it. */
+static const struct op case_replayed[] = {
+	W("/d/b", 4090, 4100), ALL, { OP_CREATE, "/n", NULL, 0, 0 }, { OP_TRUNCATE, "/d/b", NULL, 4096, 0 }, ALL,
+};
 static const struct op case_lost[] = {
 	W("/a", 0, 9000), { OP_LOSE, NULL, NULL, 0, 1 }, { OP_FSYNC, "/a", NULL, 0, 0 }, W("/d/b", 0, 40960), ALL,
 	{ .kind = OP_RETURN }, W("/a", 100, 8), ALL,
@@ -201,13 +206,18 @@ static const struct {
 	{ CASE(rename), START_PLAIN, false, false },    { CASE(chmod), START_PLAIN, false, false },
 	{ CASE(abandoned), START_TIGHT, true, false },  { CASE(freed), START_TIGHT, true, false },
 	{ CASE(hands), START_TIGHT, true, false },      { CASE(tails), START_PLAIN, false, true },
-	{ CASE(lost), START_PLAIN, false, true },       { CASE(restored), START_PLAIN, false, true },
+	{ CASE(replayed), START_PLAIN, false, true },   { CASE(lost), START_PLAIN, false, true },
+	{ CASE(restored), START_PLAIN, false, true },
 };
 
 const char *workload_case(struct workload *w, unsigned i)
 {
-	if (i >= sizeof(cases) / sizeof(*cases))
-		return NULL;
+	const unsigned count = sizeof(cases) / sizeof(*cases);
+
+	if (i >= count) {
+		*w = (struct workload){ .below = i - count + 1 };
+		return below_name(i - count);
+	}
 	*w = (struct workload){ .start = cases[i].start, .replica = cases[i].replica,
 				.cluster = cases[i].cluster, .takeover = cases[i].cluster };
 	for (unsigned k = 0; k < cases[i].count; k++)

@@ -44,6 +44,7 @@ enum start {
 
 struct workload {
 	enum start start;
+	unsigned below;    /* none of the file system's: number of below.c's case + 1 */
 	bool cluster;      /* with two, under the real policy */
 	bool takeover;     /* ... and in the end a restore elsewhere while the primary lives */
 	bool replica;      /* with a replica */

@@ -382,7 +382,7 @@ static int sim_write(struct repl_link *pub, const struct repl_range *ranges, uns
 		return -EPERM;
 	for (unsigned i = 0; i < count; i++)
 		pm_write(&l->target->pm, ranges[i].off, ranges[i].src, ranges[i].len);
-	return pm_fence(&l->target->pm, PM_POINT_RESYNC);
+	return pm_fence(&l->target->pm, PM_POINT_WRITE);
 }
 
 static int sim_settle(struct repl_link *pub)
