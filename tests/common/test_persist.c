@@ -213,6 +213,7 @@ static bool on_fence(void *ctx, enum pm_point point)
 Test(persist, observer_sees_events_and_drops_fences)
 {
 	struct trace trace = { "", false };
+	char expected[64];
 	const struct pm_observer observer = { &trace, on_stored, on_flushed, on_fence };
 
 	begin(PM_FILE);
@@ -221,7 +222,8 @@ Test(persist, observer_sees_events_and_drops_fences)
 	pm_zero(&pm, 20, 5);
 	pm_flush(&pm, 30, 6);
 	cr_expect_eq(pm_fence(&pm, PM_POINT_RECORD), 0);
-	cr_expect_str_eq(trace.text, "s10+3:a s20+5:0 f30+6 |2 ");
+	snprintf(expected, sizeof(expected), "s10+3:a s20+5:0 f30+6 |%d ", PM_POINT_RECORD);
+	cr_expect_str_eq(trace.text, expected);
 	cr_expect_eq(pm.range_count, 0);
 
 	trace.drop = true;

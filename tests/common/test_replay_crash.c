@@ -180,12 +180,26 @@ static void image_explore(size_t group, size_t from, size_t behind, bool inverse
 	munmap(image, RIG_POOL_BYTES);
 }
 
+/* Every second word: nothing that was stored is whole. */
+static void image_torn(size_t first)
+{
+	uint8_t *image = mmap(NULL, RIG_POOL_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, durable_fd, 0);
+
+	cr_assert_neq(image, MAP_FAILED);
+	for (size_t i = first; i < word_count; i += 2)
+		words_apply(image, i, i + 1);
+	image_check(image);
+	munmap(image, RIG_POOL_BYTES);
+}
+
 static void explore(void)
 {
 	size_t group = (word_count + GROUPS - 1) / GROUPS;
 
 	image_explore(group, 0, 0, false);
 	image_explore(group, 0, 0, true);
+	image_torn(0);
+	image_torn(1);
 	for (size_t i = 0; i * group < word_count; i++) {
 		image_explore(group, i, i + 1, false);
 		image_explore(group, i, i + 1, true);
