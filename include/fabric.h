@@ -131,6 +131,9 @@ bool fab_taken(const struct fab_ep *ep, int timeout_ms);
 /* Whether bytes went in or out since this was asked last: who waits for a large transfer sees no event of it. tcp only, false
  * elsewhere. A system call. */
 bool fab_moved(struct fab_ep *ep);
+/* The same for who keeps count: *moved bytes since the connection began, sent ones when the peer's host has taken them;
+ * *ahead: at most so many are still to move for all that is posted now. */
+bool fab_flow(const struct fab_ep *ep, uint64_t *moved, uint64_t *ahead);
 /* For an event loop: descriptors that wake for data and for the connection's events (-1: the first does both), and whether
  * one may sleep on them: only when fab_poll has just returned 0. */
 void fab_fds(const struct fab_ep *ep, int *data_fd, int *eq_fd);

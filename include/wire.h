@@ -96,8 +96,10 @@ struct ctl_attr { /* struct pool_attr */
 	uint8_t poolset_uuid[16], uuid[16], next_uuid[16], prev_uuid[16], user_flags[16];
 };
 /* A plain session (librpmem, without CTL_OPEN_FS) connects its lanes when it first uses them, any time while it lasts; no
- * message on the control channel for idle_ms ends it, nor any session with CTL_OPEN_NO_LANES longer. One that was lost may be replaced by its initiator, and by nobody
- * else: the new OPEN names it as session_before, and the target ends its process first, stopped ones included. */
+ * message on the control channel for idle_ms ends it, as it does any session with CTL_OPEN_NO_LANES, and one without a pool
+ * yet; an answer of which nothing is taken for so long ends every session. One that was lost may be replaced by its
+ * initiator, and by nobody else: the new OPEN names it as session_before, and the target ends its process first, stopped
+ * ones included. */
 /* A session that could change a copy is refused (WIRE_FENCED) when its epoch is below the copy's fence: an old primary gets no
  * way to store even one byte, neither by a one-sided write nor by the data of a commit that will not be linked. That is an
  * OPEN with CTL_OPEN_FS and none of CTL_OPEN_RDONLY, CTL_OPEN_NO_LANES (looks, or has control requests, which compare

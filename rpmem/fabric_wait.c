@@ -9,18 +9,22 @@
  *   unsent   posted: the socket is asked. Writable before and after a poll of the queue: everything is in it -> sent
  *            Full: the sleep also ends when it takes more
  *
+ * An end with exposed memory is always unsent: the provider answers one-sided reads, and nobody here hears of them.
+ *
  * Elsewhere (verbs, later libraries) wait objects of the provider are used as it wants them to be. */
 #include "fabric_impl.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "errmsg.h"
@@ -123,16 +127,33 @@ bool fab_taken(const struct fab_ep *ep, int timeout_ms)
 	return ep->sock < 0 || poll(&fd, 1, timeout_ms);
 }
 
-bool fab_moved(struct fab_ep *ep)
+static bool bytes_moved(const struct fab_ep *ep, uint64_t *bytes)
 {
 	struct tcp_info info = { 0 };
 	socklen_t len = sizeof(info);
-	uint64_t before = ep->moved;
 
 	if (ep->sock < 0 || getsockopt(ep->sock, IPPROTO_TCP, TCP_INFO, &info, &len))
 		return false;
-	ep->moved = info.tcpi_bytes_acked + info.tcpi_bytes_received;
-	return ep->moved != before;
+	*bytes = info.tcpi_bytes_acked + info.tcpi_bytes_received;
+	return true;
+}
+
+bool fab_moved(struct fab_ep *ep)
+{
+	uint64_t before = ep->moved;
+
+	return bytes_moved(ep, &ep->moved) && ep->moved != before;
+}
+
+bool fab_flow(const struct fab_ep *ep, uint64_t *moved, uint64_t *ahead)
+{
+	int queued;
+
+	if (!bytes_moved(ep, moved) || ioctl(ep->sock, SIOCOUTQ, &queued))
+		return false;
+	*ahead = (uint64_t)queued + ep->tx.count * ep->tx.bytes + ep->rx.count * ep->rx.bytes + ep->writes.bytes +
+		 ep->reads.bytes;
+	return true;
 }
 
 static bool socket_full(const struct fab_ep *ep)
@@ -163,7 +184,7 @@ static int poll_ahead(struct fab_ep *ep)
 
 static bool socket_may_block(struct fab_ep *ep)
 {
-	if (!ep->unsent) {
+	if (!ep->unsent && !ep->pool_mr) {
 		socket_arm(ep, false);
 		return true;
 	}

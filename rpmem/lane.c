@@ -1,13 +1,17 @@
 /* The receiving half of a lane: connecting, answers, heartbeats and deadlines. rpmem/lane_post.c is the sending half.
  *
- * Answers come in order, one for each message, or for a train of writes. Nothing the fabric reports proves that the target lives: a stopped one swallows
- * megabytes. So only answers count, and every message has its time:
+ * Answers come in order, one for each message, or for a train of writes. Nothing the fabric reports proves that the target
+ * lives: a stopped one swallows megabytes. So answers count, and every message has its time:
  *
  *   a request     notice_ms after it was posted, or after the answer before it when that came later
  *   a PING        posted when no message is unanswered and none was posted for notice_ms / 4, at most 3 s; what is left of
  *                 notice_ms, so that a target that stops right after an answer is dead notice_ms later
  *   reads         one-sided, as requests
  *   writes        one-sided, as requests where their completion proves persistence (WIRE_METHOD_COMMIT)
+ *
+ * On a slow link megabytes are ahead of a request, or of its answer, and take longer than notice_ms. So bytes that move count
+ * as well, but only as many as may have been ahead when the waiting began: a stopped target is dead notice_ms after the
+ * last byte that its host took, and one that takes bytes for ever without an answer is dead, too.
  *
  * What has arrived is taken before deadlines are looked at, so an owner that was away for long does not take its own
  * absence for the target's. */
@@ -24,6 +28,7 @@
 #include "log.h"
 
 #define FIRST_RANGES 16u /* of each operation, so that small ones never allocate */
+#define LOOKS_PER_NOTICE 16u /* at bytes on their way: each is a system call, and one interval is the error of what it sees */
 
 const struct lane_news *lane_news(const struct lane *lane)
 {
@@ -182,6 +187,23 @@ static uint64_t later(uint64_t a, uint64_t b)
 	return a > b ? a : b;
 }
 
+/* Bytes that moved since the last look did so after it: never later than that is assumed. */
+static void lane_look(struct lane *lane, uint64_t now)
+{
+	uint64_t moved, ahead;
+
+	if (now - lane->looked_ns < lane->notice_ns / LOOKS_PER_NOTICE || !fab_flow(lane->ep, &moved, &ahead))
+		return;
+	if (lane->looked_heard_ns != lane->heard_ns) {
+		lane->looked_heard_ns = lane->heard_ns;
+		lane->moved_max = moved + ahead;
+	} else if (moved != lane->moved && moved <= lane->moved_max) {
+		lane->moved_ns = lane->looked_ns;
+	}
+	lane->moved = moved;
+	lane->looked_ns = now;
+}
+
 static uint64_t ping_after(const struct lane *lane)
 {
 	uint64_t share = lane->notice_ns / LANE_PING_SHARE;
@@ -189,21 +211,29 @@ static uint64_t ping_after(const struct lane *lane)
 	return share < LANE_PING_NS_MAX ? share : LANE_PING_NS_MAX;
 }
 
+static bool lane_waits(const struct lane *lane)
+{
+	return lane->seq_acked != lane->seq || lane->reading || lane_committing(lane);
+}
+
 static int lane_clock(struct lane *lane, uint64_t now)
 {
-	uint64_t quarter = ping_after(lane);
+	uint64_t quarter = ping_after(lane), limit = lane->notice_ns, life;
 	const struct lane_sent *oldest;
 
-	if (lane->reading && now - later(lane->read_ns, lane->heard_ns) > lane->notice_ns)
+	if (lane_waits(lane))
+		lane_look(lane, now);
+	life = later(lane->heard_ns, lane->moved_ns);
+	if (lane->reading && now - later(lane->read_ns, life) > lane->notice_ns)
 		return silent(lane);
-	if (lane_committing(lane) && now - later(lane->push_ns, lane->heard_ns) > lane->notice_ns)
+	if (lane_committing(lane) && now - later(lane->push_ns, life) > lane->notice_ns)
 		return silent(lane);
 	if (lane->seq_acked == lane->seq)
 		return now - lane->post_ns >= quarter ? lane_ping(lane, now) : 0;
 	oldest = &lane->sent[(lane->seq_acked + 1) % lane->window];
 	if (oldest->op == LANE_PING)
-		return now - oldest->posted_ns > lane->notice_ns - quarter ? silent(lane) : 0;
-	return now - later(oldest->posted_ns, lane->heard_ns) > lane->notice_ns ? silent(lane) : 0;
+		limit -= quarter;
+	return now - later(oldest->posted_ns, life) > limit ? silent(lane) : 0;
 }
 
 void lane_excuse(struct lane *lane)

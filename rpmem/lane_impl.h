@@ -50,6 +50,11 @@ struct lane {
 	unsigned slot;           /* of the newest message */
 	uint64_t post_ns;        /* newest message */
 	uint64_t heard_ns;       /* newest answer, or bytes of a read */
+	uint64_t looked_ns;      /* newest look at the bytes on their way, and ... */
+	uint64_t looked_heard_ns; /* ... heard_ns then */
+	uint64_t moved;          /* bytes that had moved then */
+	uint64_t moved_max;      /* from there on others move than those the peer has to take before it can answer */
+	uint64_t moved_ns;       /* bytes moved after it: the look before the one that saw it */
 	uint64_t read_ns;        /* newest one-sided read posted */
 	uint32_t reading;        /* one-sided reads under way */
 	uint64_t push_ns;        /* newest one-sided write posted */

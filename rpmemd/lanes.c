@@ -35,6 +35,7 @@
 #define LANE_PAUSE_MS 120         /* no request for so long (more than the engine calls quiet): it may use the time */
 #define LANE_WAIT_MS 200          /* at most asleep: stop and event queue are looked at so often */
 #define LANE_UNREAD_MAX 1024u     /* answers between two looks at the socket: many, because it is a system call */
+#define LANE_TURN_COST 16u        /* one-sided reads are answered unseen, up to some hundred at one poll: it counts as so many */
 #define LANE_DOZE_MS 1000         /* the same for a lazy lane after LANE_DOZE_AFTER_NS: there may be a thousand of them */
 #define LANE_DOZE_AFTER_NS 10000000000ull
 #define ACCEPT_WAIT_MS 50
@@ -53,8 +54,10 @@ struct tlane {
 	bool refused;        /* the engine ended the session */
 	uint64_t heard_ns;   /* last message */
 	uint64_t woken_ns;   /* lazy: last sleep that something ended, or bytes that moved */
+	uint64_t moved_ns;   /* not lazy: last message, or bytes that moved */
 	bool idle_work;      /* the engine may have something to do */
-	unsigned answers;    /* since the peer was last seen to take them */
+	bool held;           /* the peer does not take its answers: nothing is taken from it */
+	unsigned unseen;     /* answers, and turns that may have given some, since the peer was last seen to take them */
 };
 
 struct lanes {
@@ -93,7 +96,7 @@ static int lane_answer(struct tlane *lane, unsigned slot, struct lane_ack_msg *a
 {
 	uint32_t payload = le32_get(ack->read_bytes);
 
-	lane->answers++;
+	lane->unseen++;
 	if (!payload)
 		return fab_inject(lane->ep, ack, sizeof(*ack));
 	memcpy(fab_tx(lane->ep, slot), ack, sizeof(*ack));
@@ -120,12 +123,13 @@ static int lane_request(struct tlane *lane, unsigned slot, size_t len)
 /* Of a peer that asks and does not read the answers no more requests are taken: they would pile up here. */
 static bool answers_taken(struct tlane *lane)
 {
-	if (lane->answers < LANE_UNREAD_MAX)
+	lane->unseen += lane->lanes->rma ? LANE_TURN_COST : 0;
+	if (lane->unseen < LANE_UNREAD_MAX)
 		return true;
-	if (!fab_taken(lane->ep, LANE_WAIT_MS))
-		return false;
-	lane->answers = 0;
-	return true;
+	lane->held = !fab_taken(lane->ep, LANE_WAIT_MS);
+	if (!lane->held)
+		lane->unseen = 0;
+	return !lane->held;
 }
 
 #ifdef __SANITIZE_THREAD__
@@ -198,20 +202,38 @@ static int lazy_rest(struct tlane *lane, uint64_t now)
 	return err;
 }
 
+/* A message may have megabytes ahead of it on a slow link: while they come, the peer is not silent. */
+static bool lane_idle(struct tlane *lane, uint64_t now)
+{
+	uint64_t idle_ns = lane->lanes->cfg.idle_ms * 1000000ull;
+
+	if (now - lane->heard_ns <= idle_ns / 4)
+		return false;
+	if (lane->moved_ns < lane->heard_ns) {
+		fab_moved(lane->ep); /* from here on it counts */
+		lane->moved_ns = lane->heard_ns;
+	} else if (fab_moved(lane->ep)) {
+		lane->moved_ns = now;
+	}
+	return now - lane->moved_ns > idle_ns;
+}
+
 /* Nothing has arrived: poll on, work or sleep, by how long ago the last message was. */
 static int lane_rest(struct tlane *lane)
 {
 	struct lanes *lanes = lane->lanes;
 	uint64_t now = now_ns(), silent_ns = now - lane->heard_ns;
 
-	if (silent_ns < LANE_SPIN_NS) {
+	if (!lane->held && silent_ns < LANE_SPIN_NS) {
 		sched_yield();
 		return 0;
 	}
 	if (lanes->cfg.lazy)
-		return lazy_rest(lane, now);
-	if (silent_ns > lanes->cfg.idle_ms * 1000000ull)
+		return lane->held ? 0 : lazy_rest(lane, now);
+	if (lane_idle(lane, now))
 		return errmsg_set(-ETIMEDOUT, "no message for %u ms", lanes->cfg.idle_ms);
+	if (lane->held) /* asleep already, until it takes some; the queue is not looked at, because that takes requests */
+		return 0;
 	if (lane->idle_work && silent_ns > LANE_PAUSE_MS * 1000000ull) {
 		lane->idle_work = engine_idle(lanes->cfg.engine);
 		return 0;

@@ -8,7 +8,10 @@
  * and a failed medium end it. One poll(2) waits for input, for the stop descriptor and for the lanes' end.
  *
  * The lanes of a plain session come and go and may be silent, so its sign of life is the control channel: no message for idle_ms
- * ends it. So it is where there are no lanes: nobody holds a pool who is not heard. What has arrived is read before the clock is looked at: who was stopped himself does not blame the peer. CLOSE is answered when lanes, copy and lock are gone, so that whoever reads the answer can open at once. */
+ * ends it. So it is where there are no lanes, and before there is a session at all: nobody holds a pool or a process who is not
+ * heard. Nor does who is heard and does not read: an answer of which nothing is taken for that long ends every session. What
+ * has arrived is read before the clock is looked at: who was stopped himself does not blame the peer. CLOSE is answered when
+ * lanes, copy and lock are gone, so that whoever reads the answer can open at once. */
 #include "server.h"
 
 #include <errno.h>
@@ -35,6 +38,7 @@ struct server {
 	int err;                /* why it is over, 0: in order */
 	struct served *served;
 	unsigned idle_ms;       /* 0: the channel may be silent */
+	unsigned patience_ms;   /* of an answer that is not taken */
 	uint64_t heard_ms;      /* newest message, CLOCK_MONOTONIC */
 	int wake;               /* eventfd: the lanes ended */
 	_Atomic int lanes_err;
@@ -70,9 +74,9 @@ static int write_piece(int fd, const uint8_t *buf, size_t len)
 	return (int)n;
 }
 
-/* Writes all; stops when the session shall end, or when nothing was taken for patience_ms (-1: for ever), so that a peer that
- * does not read cannot hold the pool. */
-static int write_all(int fd, int stop_fd, int patience_ms, const void *buf, size_t len)
+/* Writes all; stops when the session shall end, or when nothing was taken for patience_ms, so that a peer that does not read
+ * cannot hold the pool. */
+static int write_all(int fd, int stop_fd, unsigned patience_ms, const void *buf, size_t len)
 {
 	struct pollfd fds[] = {
 		{ .fd = fd, .events = POLLOUT },
@@ -81,7 +85,7 @@ static int write_all(int fd, int stop_fd, int patience_ms, const void *buf, size
 	size_t at = 0;
 
 	while (at < len) {
-		int n = poll(fds, 2, patience_ms);
+		int n = poll(fds, 2, (int)patience_ms);
 
 		if (n < 0 && errno != EINTR)
 			return -errno;
@@ -106,7 +110,7 @@ static int answer_send(struct server *s, const struct ctl_msg *answer)
 		log_error("control: answer %u cannot be encoded", answer->type);
 		return -EPROTO;
 	}
-	err = write_all(s->cfg->out, s->cfg->stop_fd, s->idle_ms ? (int)s->idle_ms : -1, s->out, len);
+	err = write_all(s->cfg->out, s->cfg->stop_fd, s->patience_ms, s->out, len);
 	if (err)
 		log_warn("control: write: %s", strerror(-err));
 	return err;
@@ -162,8 +166,8 @@ static int do_open(struct server *s, const struct ctl_msg *req, struct ctl_msg *
 	if (err)
 		return err;
 	s->state = AT_SERVING;
-	if (!(req->u.open.flags & CTL_OPEN_FS) || req->u.open.flags & CTL_OPEN_NO_LANES)
-		s->idle_ms = answer->u.session.idle_ms;
+	s->patience_ms = answer->u.session.idle_ms;
+	s->idle_ms = !(req->u.open.flags & CTL_OPEN_FS) || req->u.open.flags & CTL_OPEN_NO_LANES ? s->patience_ms : 0;
 	return 0;
 }
 
@@ -368,16 +372,17 @@ static void wait_once(struct server *s)
 	}
 }
 
-static int status_write(int out, int stop_fd, int err)
+static int status_write(int out, int stop_fd, unsigned patience_ms, int err)
 {
 	le32_t status = le32_put((uint32_t)-err);
 
-	return write_all(out, stop_fd, -1, &status, sizeof(status));
+	return write_all(out, stop_fd, patience_ms, &status, sizeof(status));
 }
 
 int server_run(const struct server_cfg *cfg)
 {
-	struct server s = { .cfg = cfg, .state = AT_HELLO };
+	unsigned idle_ms = cfg->config->idle_ms;
+	struct server s = { .cfg = cfg, .state = AT_HELLO, .idle_ms = idle_ms, .patience_ms = idle_ms, .heard_ms = now_ms() };
 	int err;
 
 	s.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -386,7 +391,7 @@ int server_run(const struct server_cfg *cfg)
 		server_refuse(cfg->out, err);
 		return err;
 	}
-	err = status_write(cfg->out, cfg->stop_fd, 0);
+	err = status_write(cfg->out, cfg->stop_fd, idle_ms, 0);
 	if (err)
 		end(&s, err);
 	while (!s.over)
@@ -398,6 +403,6 @@ int server_run(const struct server_cfg *cfg)
 
 void server_refuse(int out, int err)
 {
-	if (status_write(out, -1, err))
+	if (status_write(out, -1, CONFIG_IDLE_MS_DEFAULT, err))
 		log_error("control: the peer did not take status %d", -err);
 }

@@ -1,10 +1,13 @@
 /* The fabric layer by itself: two ends in one process over a loopback tcp fabric. Each test of waiting runs both ways of sleeping:
  * on the connection's socket, and on the provider's wait objects. Waits are as long as the tests' limits, so that a lost
  * wake-up is a failed test, not a slow one. */
+#include "rpmem/fabric_impl.h"
 #include "tests/support/fab_pair.h"
 
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -108,6 +111,41 @@ BOTH_WAYS(a_full_socket_is_slept_on)
 	near_order(1, &(struct order){ CMD_SUM_POOL, 2, POOL_BYTES }, 0);
 	cr_expect_eq(near_answer().csum, csum_crc32c(0, bytes, POOL_BYTES));
 	pair_down();
+	free(bytes);
+}
+
+/* The other end only answers one-sided reads, of which it hears nothing. It sleeps on a full socket, and the rest comes when the
+ * reader takes what is in it. */
+BOTH_WAYS(answers_to_reads_leave_a_sleeper)
+{
+	const size_t len = 2 * FAB_RMA_CHUNK_BYTES_MAX;
+	uint8_t *bytes = bytes_new(len, 11), *got = calloc(1, len);
+	struct fab_event events[FAB_EVENTS_MAX];
+	int small = 64 << 10;
+
+	cr_assert(got);
+	pair_up(provider_wait, true);
+	cr_assert_eq(setsockopt(rig.far->sock, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+	cr_assert_eq(setsockopt(rig.near->sock, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)), 0);
+	memcpy(rig.pool, bytes, len);
+	for (unsigned i = 0; i < 2; i++) {
+		struct fab_seg seg = { rig.raddr + i * len / 2, got + i * len / 2, len / 2 };
+
+		cr_assert_eq(fab_read(rig.near, rig.rkey, &seg, i), 0, "%s", errmsg_get());
+	}
+	do
+		poll(NULL, 0, 300);
+	while (fab_moved(rig.near)); /* nothing goes any more: it has gone to sleep */
+	for (int read = 0; read < 2;) {
+		int n = near_events(events);
+
+		cr_assert_geq(n, 0, "%s", errmsg_get());
+		for (int i = 0; i < n; i++)
+			read += events[i].kind == FAB_READ;
+	}
+	cr_expect_eq(memcmp(got, bytes, len), 0);
+	pair_down();
+	free(got);
 	free(bytes);
 }
 

@@ -3,16 +3,21 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include "codec.h"
 #include "errmsg.h"
-#include "rpmem/lane.h"
+#include "rpmem/fabric_impl.h"
+#include "rpmem/lane_impl.h"
 
 #define LIMIT 60
 #define STEP_MS 20
 #define POOL_BYTES (8u << 20)
 #define NOTICE_MS 10000u
+#define SLOW_NOTICE_MS 600u
+#define SLOW_BYTES (1u << 20) /* of the link in a second: a MiB takes longer than SLOW_NOTICE_MS */
 
 static struct {
 	struct fab *far_fab, *fab;
@@ -29,6 +34,7 @@ static void *far_accept(void *arg)
 	struct fab_ep_cfg cfg = { .rx_count = LANE_RX_SLOTS, .tx_count = 1, .rx_bytes = LANE_MSG_BYTES_MAX,
 				  .tx_bytes = LANE_MSG_BYTES_MAX };
 	struct lane_accept_msg accept = { .magic = le32_put(LANE_MAGIC), .version = le16_put(LANE_VERSION) };
+	uint64_t raddr = 0, rkey = 0;
 	struct fab_request req;
 	int err;
 
@@ -38,17 +44,21 @@ static void *far_accept(void *arg)
 	if (!err)
 		err = fab_ep_new(t.far_fab, &cfg, &t.far);
 	if (!err)
+		err = fab_ep_expose(t.far, t.pool, POOL_BYTES, true, &raddr, &rkey);
+	accept.raddr = le64_put(raddr);
+	accept.rkey = le64_put(rkey);
+	if (!err)
 		err = fab_ep_accept(t.far, &req, &accept, sizeof(accept));
 	while (!err && (err = fab_ep_established(t.far, STEP_MS)) == -EAGAIN)
 		err = 0;
 	return err ? arg : &t;
 }
 
-static void up(uint32_t caps, unsigned window)
+static void up_noticing(uint32_t caps, unsigned window, unsigned notice_ms)
 {
 	struct ctl_session session = { .session = 1, .caps = caps, .method = WIRE_METHOD_GPSPM, .rx_slots = LANE_RX_SLOTS,
 				       .msg_bytes_max = LANE_MSG_BYTES_MAX };
-	struct lane_cfg cfg = { .session = &session, .notice_ms = NOTICE_MS, .window = window };
+	struct lane_cfg cfg = { .session = &session, .notice_ms = notice_ms, .window = window };
 	struct deadline deadline = deadline_in(20000, NULL);
 	pthread_t thread;
 	uint16_t port;
@@ -66,6 +76,11 @@ static void up(uint32_t caps, unsigned window)
 	cr_assert_eq(lane_connect(t.fab, &cfg, &deadline, &t.lane), 0, "%s", errmsg_get());
 	cr_assert_eq(pthread_join(thread, &ok), 0);
 	cr_assert(ok);
+}
+
+static void up(uint32_t caps, unsigned window)
+{
+	up_noticing(caps, window, NOTICE_MS);
 }
 
 static void down(void)
@@ -222,4 +237,67 @@ Test(lane_train, takes_no_answer_that_is_not_due, .timeout = LIMIT)
 	cr_expect_eq(answered(UINT64_MAX, WIRE_OK), -EPROTO);
 	cr_expect_eq(answered(7, WIRE_IO), -EIO, "the session's end");
 	cr_expect_eq(answered(1, WIRE_BAD_PROTO), -EPROTO, "the session's end");
+}
+
+/* ---------------------------------------------------------------- a slow link */
+/* The kernel paces what leaves the lane's socket. */
+static void up_slowly(uint32_t caps, unsigned rate)
+{
+	up_noticing(caps, 0, SLOW_NOTICE_MS);
+	cr_assert_eq(setsockopt(t.lane->ep->sock, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof(rate)), 0);
+}
+
+/* Between two answers lies more than the link carries within the notice time. */
+Test(lane_train, a_slow_link_is_no_dead_target, .timeout = LIMIT)
+{
+	struct repl_range range;
+	uint64_t start;
+
+	up_slowly(CTL_CAP_TRAINS, SLOW_BYTES);
+	range = part(0, 3 << 20);
+	start = channel_now_ns();
+	cr_assert_eq(lane_write(t.lane, &range, 1, false), 0);
+	cr_expect_eq(run(), 0, "%s", errmsg_get());
+	cr_expect_gt((channel_now_ns() - start) / 1000000, 3 * SLOW_NOTICE_MS, "it was not slow");
+	cr_expect_eq(memcmp(t.pool, t.src, 3 << 20), 0);
+	down();
+}
+
+/* A stopped one: what its host takes of the 2 MiB that are on their way is all that prolongs its life. */
+Test(lane_train, a_stopped_target_behind_a_slow_link_is_dead, .timeout = LIMIT)
+{
+	struct repl_range range;
+	int err;
+
+	up_slowly(CTL_CAP_TRAINS, SLOW_BYTES);
+	range = part(0, 3 << 20);
+	cr_assert_eq(lane_write(t.lane, &range, 1, false), 0);
+	while (!(err = lane_poll(t.lane)))
+		sched_yield();
+	cr_expect_eq(err, -ETIMEDOUT, "%s", errmsg_get());
+	down();
+}
+
+/* It takes every byte, and there is always another one behind the request: it is dead long before the last. */
+Test(lane_train, a_target_that_only_takes_is_dead, .timeout = LIMIT)
+{
+	struct repl_range range;
+	unsigned pushes = 0;
+	int err;
+
+	up_slowly(CTL_CAP_RMA, 16 * SLOW_BYTES);
+	t.answers = false;
+	range = part(0, 64);
+	cr_assert_eq(lane_write(t.lane, &range, 1, false), 0);
+	range = part(0, 1 << 20);
+	while (!(err = lane_poll(t.lane))) {
+		far_step();
+		if (lane_ops(t.lane) == t.lane->op_next && !lane_full(t.lane)) {
+			cr_assert_eq(lane_push(t.lane, &range, 1), 0);
+			pushes++;
+		}
+	}
+	cr_expect_eq(err, -ETIMEDOUT, "%s", errmsg_get());
+	cr_expect_lt(pushes, LANE_OPS_MAX / 2);
+	down();
 }

@@ -6,7 +6,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include "errmsg.h"
-#include "fabric.h"
+#include "rpmem/fabric_impl.h"
 
 #define LIMIT 90
 #define SLOT_BYTES (LANE_MSG_BYTES_MAX + 8192u) /* more than a target takes */
@@ -337,6 +337,29 @@ Test(hostile_lane, unread_answers_do_not_hold_the_daemon)
 		lane_req_seal(req, sizeof(*req) + sizeof(*range));
 		cr_assert_eq(fab_inject(lane.ep, req, sizeof(*req) + sizeof(*range)), 0);
 	}
+	cr_assert_eq(kill(d.pid, SIGTERM), 0);
+	daemon_ended(&d);
+	lane_leave(&lane);
+	pool_intact();
+}
+
+/* One-sided reads in any number, whose answers are never taken: the daemon makes them, and hears of none. */
+Test(hostile_lane, unread_reads_do_not_fill_the_memory)
+{
+	static char sink[64 << 10];
+	struct iovec iov = { sink, sizeof(sink) };
+	struct fi_rma_iov remote = { 0, sizeof(sink), 0 };
+	struct fi_msg_rma msg = { .msg_iov = &iov, .iov_count = 1, .rma_iov = &remote, .rma_iov_count = 1 };
+	struct lane_peer lane;
+	struct daemon d = lane_start(0, &lane);
+	unsigned long before = resident_settled_kb(d.pid), after;
+
+	remote.addr = lane.raddr + 8192;
+	remote.key = lane.rkey;
+	for (unsigned i = 0; i < 300000; i++) /* beneath our own layer, which bounds them */
+		cr_assert_eq(fi_readmsg(lane.ep->ep, &msg, 0), 0);
+	after = resident_settled_kb(d.pid);
+	cr_expect_lt(after, before + (32u << 10), "grown from %lu to %lu KiB", before, after);
 	cr_assert_eq(kill(d.pid, SIGTERM), 0);
 	daemon_ended(&d);
 	lane_leave(&lane);

@@ -480,6 +480,39 @@ Test(server, a_peer_that_does_not_read_is_silent)
 	close_session();
 }
 
+/* Nor does it hold a file system's pool, though its lanes are silent for a good reason. */
+Test(server, a_peer_that_does_not_read_holds_no_pool_with_lanes)
+{
+	struct ctl_msg m = { .type = CTL_OPEN, .u.open = { .flags = CTL_OPEN_FS, .lanes = 1, .provider = "tcp",
+		.set_name = "a.set" } };
+	uint8_t buf[CTL_MSG_BYTES_MAX];
+	size_t len = 0;
+
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(open_pool(CTL_CREATE, CTL_OPEN_FS), WIRE_OK);
+	close_session();
+	start();
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_assert_eq(ask(&m, &answer), WIRE_OK, "%s", answer.u.error.text);
+	m = (struct ctl_msg){ .type = CTL_STATUS };
+	cr_assert_eq(ctl_encode(&m, buf, &len), 0);
+	while (send(peer, buf, len, MSG_NOSIGNAL) == (ssize_t)len)
+		;
+	cr_expect_eq(ended(), -ETIMEDOUT);
+	start();
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_expect_eq(open_pool(CTL_OPEN, CTL_OPEN_FS), WIRE_OK, "the pool is free");
+	close_session();
+}
+
+Test(server, who_never_opens_a_pool_holds_no_process)
+{
+	cr_expect_eq(ended(), -ETIMEDOUT, "no hello");
+	start();
+	cr_assert_eq(hello(1, 1, 0), WIRE_OK);
+	cr_expect_eq(ended(), -ETIMEDOUT, "no open");
+}
+
 /* A pool made for lanes by an initiator that never said another word is not left behind. */
 Test(server, a_pool_nobody_knows_of_is_removed_again)
 {
