@@ -120,26 +120,27 @@ void shadow_unmark(struct fs *fs, struct shadow *s, uint64_t lines)
 
 /* The clean list is ordered by lines_seq but for shadows without lines (0: kept, or read for a change that did not come):
  * those go first. */
-void blocks_checkpointed(struct fs *fs, uint64_t tail)
+static void clean_drop(struct fs *fs, uint64_t upto)
 {
 	struct shadow *s;
 
-	while ((s = TAILQ_FIRST(&fs->clean)) != NULL && s->lines_seq <= tail)
+	/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what is deleted has left the list, which the analyzer loses sight of */
+	while ((s = TAILQ_FIRST(&fs->clean)) != NULL && s->lines_seq <= upto)
 		shadow_delete(fs, s);
 	fs->kept = 0;
+}
+
+void blocks_checkpointed(struct fs *fs, uint64_t tail)
+{
+	clean_drop(fs, tail);
 	fresh_expire(fs, tail);
 }
 
 void blocks_settle(struct fs *fs)
 {
-	struct shadow *s;
-
 	assert(!fs->op.open);
-	if (fs->kept < KEPT_MAX)
-		return;
-	while ((s = TAILQ_FIRST(&fs->clean)) != NULL && s->lines_seq == 0)
-		shadow_delete(fs, s);
-	fs->kept = 0;
+	if (fs->kept >= KEPT_MAX)
+		clean_drop(fs, 0);
 }
 
 /* ---------------------------------------------------------------- reading */

@@ -81,14 +81,18 @@ static void links_sort(struct commit *c)
 		}
 }
 
+static bool range_continues(const struct repl_range *last, uint64_t off, bool pushed)
+{
+	return last->off + last->len == off && !last->src == pushed && last->len < UINT32_MAX - MEDIA_BLOCK_BYTES;
+}
+
 /* One more block of the commit's message: inline with its bytes, a pushed one by name; neighbours of a kind make one range. */
 static void range_add(struct fs *fs, unsigned *count, uint64_t blk, bool pushed)
 {
-	struct repl_range *last = *count ? &fs->ranges[*count - 1] : NULL;
 	uint64_t off = media_off(blk);
 
-	if (last && last->off + last->len == off && !last->src == pushed && last->len < UINT32_MAX - MEDIA_BLOCK_BYTES)
-		last->len += MEDIA_BLOCK_BYTES;
+	if (*count && range_continues(&fs->ranges[*count - 1], off, pushed))
+		fs->ranges[*count - 1].len += MEDIA_BLOCK_BYTES;
 	else
 		fs->ranges[(*count)++] = (struct repl_range){ .off = off, .len = MEDIA_BLOCK_BYTES,
 							      .src = pushed ? NULL : pm_ptr(fs->pm, off) };

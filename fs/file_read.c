@@ -131,13 +131,16 @@ static int reader_content(struct reader *r, uint64_t fblk, const void **content)
 	return err;
 }
 
+static const uint8_t *iovec_end(const struct iovec *piece)
+{
+	return (const uint8_t *)piece->iov_base + piece->iov_len;
+}
+
 /* Neighbours in memory become one piece: a file written in one go lies in long runs. */
 static void reader_add(struct reader *r, const uint8_t *from, size_t len)
 {
-	struct iovec *last = r->count ? &r->pieces[r->count - 1] : NULL;
-
-	if (last && (const uint8_t *)last->iov_base + last->iov_len == from)
-		last->iov_len += len;
+	if (r->count && iovec_end(&r->pieces[r->count - 1]) == from)
+		r->pieces[r->count - 1].iov_len += len;
 	else
 		r->pieces[r->count++] = (struct iovec){ .iov_base = (void *)from, .iov_len = len };
 }

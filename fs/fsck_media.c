@@ -57,9 +57,14 @@ static void sb_both(struct fsck *f)
 
 /* ---------------------------------------------------------------- per-copy page */
 
+static uint64_t page_off(unsigned slot)
+{
+	return media_off(MEDIA_PAGE_BLK) + slot * MEDIA_PAGE_SLOT_BYTES;
+}
+
 static const struct media_page_omf *page_at(const struct fsck *f, unsigned slot)
 {
-	return pm_ptr(f->pm, media_off(MEDIA_PAGE_BLK) + slot * MEDIA_PAGE_SLOT_BYTES);
+	return pm_ptr(f->pm, page_off(slot));
 }
 
 static void check_page(struct fsck *f)
@@ -73,8 +78,7 @@ static void check_page(struct fsck *f)
 	for (unsigned slot = 0; slot < SLOTS; slot++)
 		if (!ok[slot] && (!ok[!slot] || !fsck_all_zero(page_at(f, slot), sizeof(struct media_page_omf))))
 			(ok[!slot] ? fsck_note : fsck_found)(f, "per-copy page: slot %u at pool offset %#llx: not valid%s",
-				slot, (ull)(media_off(MEDIA_PAGE_BLK) + slot * MEDIA_PAGE_SLOT_BYTES),
-				ok[!slot] ? "; the other one counts" : "");
+				slot, (ull)page_off(slot), ok[!slot] ? "; the other one counts" : "");
 	if (!ok[0] && !ok[1])
 		return;
 	newer = ok[0] && generation[0] > generation[1] ? 0 : ok[1];
@@ -232,7 +236,7 @@ static void check_entry(struct group_walk *w, uint64_t blk)
 
 static void idle_entries(struct fsck *f, uint64_t group, uint64_t from, uint64_t to, const char *what)
 {
-	uint64_t start = media_group_blk(f->geom, group);
+	ull start = media_group_blk(f->geom, group);
 	const struct media_entry_omf *table = pm_ptr(f->pm, media_off(start + 1));
 
 	if (fsck_all_zero(&table[from], (to - from) * sizeof(*table)))
@@ -240,7 +244,7 @@ static void idle_entries(struct fsck *f, uint64_t group, uint64_t from, uint64_t
 	for (; from < to; from++)
 		if (!fsck_all_zero(&table[from], sizeof(*table)))
 			fsck_found(f, "group %llu: table entry of %s block %#llx in use", (ull)group, what,
-				(ull)(start + from));
+				start + from);
 }
 
 /* Entries of the group's own summary and table blocks, and those behind a short group's end, stay zero. */

@@ -13,11 +13,6 @@
 
 #define NSEC 1000000000u
 
-int tree_damaged(const char *what, uint64_t blk, const char *why)
-{
-	return errmsg_set(-EUCLEAN, "%s %#llx: %s", what, (unsigned long long)blk, why);
-}
-
 /* ---------------------------------------------------------------- checks */
 
 const char *state_check(const struct fs_state_omf *state)

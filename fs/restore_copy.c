@@ -405,24 +405,22 @@ static int summaries_read(struct copying *c)
 int restore_copy(struct copy *copy, struct restore_source *source, struct progress *progress)
 {
 	struct copying c = { .copy = copy, .source = source, .progress = progress };
-	bool memory;
+	struct media_entry_omf *tables = calloc(GROUPS_AT_HAND * MEDIA_GROUP_BLKS, sizeof(*tables));
 	int err = -ENOMEM;
 
 	c.summaries = calloc(source->geom.group_count, sizeof(*c.summaries));
-	memory = c.summaries;
+	if (!tables || !c.summaries)
+		goto free;
+	for (unsigned i = 0; i < GROUPS_AT_HAND; i++)
+		c.groups[i].table = tables + (size_t)i * MEDIA_GROUP_BLKS;
 	c.warm = warm_begin(copy_pm(copy));
-	for (unsigned i = 0; i < GROUPS_AT_HAND; i++) {
-		c.groups[i].table = calloc(MEDIA_TABLE_BLKS, MEDIA_BLOCK_BYTES);
-		memory &= c.groups[i].table != NULL;
-	}
-	if (memory)
-		err = summaries_read(&c);
+	err = summaries_read(&c);
 	if (!err)
 		err = groups_copy(&c);
 	warm_end(c.warm);
 	(void)source->links[0]->ops->settle(source->links[0]); /* nothing may arrive in what is freed now */
-	for (unsigned i = 0; i < GROUPS_AT_HAND; i++)
-		free(c.groups[i].table);
+free:
+	free(tables);
 	free(c.summaries);
 	return err == -ENOMEM ? errmsg_set(err, "no memory for block tables") : err;
 }

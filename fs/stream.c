@@ -356,23 +356,24 @@ static int link_image(struct fs *fs, const struct fs_inode_omf *inode, uint64_t 
 struct link_run {
 	uint64_t fblk;
 	unsigned count;
-	uint64_t ptrs[LINK_BATCH_BLKS], olds[LINK_BATCH_BLKS];
+	uint64_t ptrs[LINK_BATCH_BLKS];
 	const struct staged *staged[LINK_BATCH_BLKS];
 };
 
 /* Links the run and frees what it replaces. */
 static int link_run(struct fs *fs, struct fs_inode_omf *inode, struct link_run *run)
 {
+	uint64_t olds[LINK_BATCH_BLKS];
 	int err = 0;
 
 	if (run->count)
-		err = map_set_run(fs, inode, ALLOC_FREE, run->fblk, run->count, run->ptrs, run->olds);
+		err = map_set_run(fs, inode, ALLOC_FREE, run->fblk, run->count, run->ptrs, olds);
 	for (unsigned i = 0; i < run->count && !err; i++) {
 		const struct staged *s = run->staged[i];
 
 		err = block_link_data(fs, s->blk, s->csum, s->pushed);
-		if (!err && run->olds[i])
-			err = block_free(fs, run->olds[i] & FS_PTR_BLK_MASK);
+		if (!err && olds[i])
+			err = block_free(fs, olds[i] & FS_PTR_BLK_MASK);
 	}
 	run->count = 0;
 	return err;
@@ -415,7 +416,7 @@ static int link_staged(struct fs *fs, struct vinode *v, struct fs_inode_omf *ino
 	struct link_run *run;
 	int err = 0;
 
-	if (v->staged_count == 0)
+	if (n == 0)
 		return 0;
 	order = malloc(n * sizeof(*order));
 	run = malloc(sizeof(*run));

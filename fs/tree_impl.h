@@ -17,7 +17,10 @@ static inline bool tree_blk_ok(struct fs *fs, uint64_t blk)
 }
 
 /* -EUCLEAN: a block whose checksum is right holds what this code never writes. */
-int tree_damaged(const char *what, uint64_t blk, const char *why);
+static inline int tree_damaged(const char *what, uint64_t blk, const char *why)
+{
+	return errmsg_set(-EUCLEAN, "%s %#llx: %s", what, (unsigned long long)blk, why);
+}
 
 /* Radix nodes: levels above the leaves, 1 being the level whose pointers name leaves. */
 static inline uint64_t radix_capacity(uint32_t height)

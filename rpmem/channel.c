@@ -41,7 +41,9 @@ int deadline_slice(const struct deadline *deadline)
 /* What the far end says reaches terminals: one line of it, and no control characters. */
 static char printable(char c)
 {
-	return (unsigned char)c < ' ' || c == 127 ? '?' : c;
+	if ((unsigned char)c < ' ' || c == 127)
+		return '?';
+	return c;
 }
 
 void channel_stderr(struct channel *channel, const char *bytes, size_t len)

@@ -13,7 +13,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,18 +31,7 @@ struct parser {
 	unsigned line; /* being read, from 1 */
 };
 
-static int fail(const struct parser *p, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-
-static int fail(const struct parser *p, int err, const char *fmt, ...)
-{
-	char what[ERRMSG_BYTES_MAX / 2];
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(what, sizeof(what), fmt, args);
-	va_end(args);
-	return errmsg_set(err, "%.200s:%u: %s", p->set->path, p->line, what);
-}
+#define fail(p, err, fmt, ...) errmsg_set(err, "%.200s:%u: " fmt, (p)->set->path, (p)->line, ##__VA_ARGS__)
 
 static int fail_memory(void)
 {

@@ -12,6 +12,7 @@
  * again. */
 #include "rpool.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -305,6 +306,7 @@ int rlane_flush(struct rlane *rl, uint64_t off, uint64_t len, enum debt_kind kin
 
 	if (rpool_state(rl->pool) & RPOOL_FAILED)
 		return rpool_error(rl->pool);
+	assert(rl->debts || !rl->count);
 	if (!rl->debts)
 		rl->debts = malloc(sizeof(*rl->debts));
 	if (!rl->debts)

@@ -304,7 +304,7 @@ int spawn_open(const char *command, struct channel **out)
 {
 	char *argv[CHANNEL_COMMAND_WORDS_MAX + 1], *text = strdup(command);
 	struct spawn *spawn = calloc(1, sizeof(*spawn));
-	int stream[2], errors[2];
+	int stream[2] = { -1, -1 }, errors[2] = { -1, -1 };
 	int err = text && spawn ? words_split(text, argv) : -ENOMEM;
 
 	if (err)

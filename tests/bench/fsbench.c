@@ -96,8 +96,10 @@ static int compare_double(const void *a, const void *b)
 /* Of one round: each operation's nanoseconds (sorted here) and what the round did in how long. */
 static struct result summarize(uint32_t *ns, size_t count, double amount, uint64_t total_ns)
 {
+	size_t median = count / 2, p99 = count * 99 / 100;
+
 	qsort(ns, count, sizeof(*ns), compare_u32);
-	return (struct result){ ns[count / 2] / 1e3, ns[count * 99 / 100] / 1e3, amount * 1e9 / (double)total_ns };
+	return (struct result){ ns[median] / 1e3, ns[p99] / 1e3, amount * 1e9 / (double)total_ns };
 }
 
 static char *page_buffer(size_t len)
@@ -185,14 +187,13 @@ static void act_msync8(int fd, void *map, uint64_t *random)
 static struct result round_msync8(int fd, const char *path)
 {
 	void *map = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	volatile char sum = 0;
 	struct result result;
 
 	(void)path;
 	if (map == MAP_FAILED)
 		die("mmap");
 	for (size_t off = 0; off < FILE_BYTES; off += PAGE)
-		sum += ((volatile char *)map)[off];
+		(void)((volatile char *)map)[off];
 	result = time_ops(fd, map, prepare_nothing, act_msync8, OPS);
 	munmap(map, FILE_BYTES);
 	return result;

@@ -62,6 +62,7 @@ static void *work(void *arg)
 
 	for (; now < end; now = meter_now_ns())
 		meter->op(meter->arg, worker->lane, nr++);
+	/* NOLINTNEXTLINE(bugprone-posix-return): this one does return a negative constant, to one thread */
 	if (pthread_barrier_wait(&start) == PTHREAD_BARRIER_SERIAL_THREAD) {
 		cpu_times(meter->peer_pid, cpu_ns);
 		begin_ns = meter_now_ns();
@@ -103,7 +104,7 @@ static int compare_samples(const void *a, const void *b)
 
 static size_t samples_sorted(unsigned lanes, uint32_t **out)
 {
-	uint32_t *all = calloc(lanes, SAMPLES_MAX * sizeof(*all));
+	uint32_t *all = lanes ? calloc(lanes, SAMPLES_MAX * sizeof(*all)) : NULL;
 	size_t count = 0;
 
 	if (!all)
@@ -123,7 +124,7 @@ void meter_run(const struct meter *meter)
 {
 	uint64_t end_ns = 0, ops = 0, cpu_end[2];
 	uint32_t *samples;
-	size_t count;
+	size_t count, median, p99;
 
 	pthread_barrier_init(&start, NULL, meter->lanes);
 	for (unsigned i = 0; i < meter->lanes; i++)
@@ -137,7 +138,9 @@ void meter_run(const struct meter *meter)
 	cpu_times(meter->peer_pid, cpu_end);
 	pthread_barrier_destroy(&start);
 	count = samples_sorted(meter->lanes, &samples);
-	printf("%.2f %.2f %.0f %.2f %.2f %llu\n", samples[count / 2] / 1e3, samples[count * 99 / 100] / 1e3,
+	median = count / 2;
+	p99 = count * 99 / 100;
+	printf("%.2f %.2f %.0f %.2f %.2f %llu\n", samples[median] / 1e3, samples[p99] / 1e3,
 	       (double)(ops * meter->bytes) * 1e3 / (double)(end_ns - begin_ns), (double)(cpu_end[0] - cpu_ns[0]) / 1e3 / (double)ops,
 	       (double)(cpu_end[1] - cpu_ns[1]) / 1e3 / (double)ops, (unsigned long long)ops);
 	fflush(stdout);

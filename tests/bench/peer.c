@@ -138,7 +138,7 @@ static bool same_end(const struct sockaddr_in *a, const struct sockaddr_in *b)
 
 static void find_socket(struct peer *peer)
 {
-	struct sockaddr_in ours, theirs, name, other;
+	struct sockaddr_in ours = { 0 }, theirs = { 0 }, name = { 0 }, other = { 0 };
 	size_t ours_len = sizeof(ours), theirs_len = sizeof(theirs);
 
 	if (peer->kind == PEER_CQ_FD)

@@ -387,8 +387,8 @@ Test(redo, random_order_is_sorted_and_bounded)
 		redo_begin(b);
 		for (unsigned i = 0; i < n; i++)
 			blks[i] = FIRST + 2000 + i + i / 7;
-		for (unsigned i = n - 1; i > 0; i--) {
-			unsigned j = (unsigned)random() % (i + 1);
+		for (unsigned left = n; left > 1; left--) {
+			unsigned i = left - 1, j = (unsigned)random() % left;
 			uint64_t swap = blks[i];
 
 			blks[i] = blks[j];

@@ -30,7 +30,8 @@ static int failed(char *why, const char *fmt, ...)
 
 static int failed_call(char *why, const char *what, int err)
 {
-	return failed(why, "%s: %s: %s", what, strerror(-err), errmsg_get());
+	failed(why, "%s: %s: %s", what, strerror(-err), errmsg_get());
+	return -1;
 }
 
 /* ---------------------------------------------------------------- recovery */

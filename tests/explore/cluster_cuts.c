@@ -109,7 +109,7 @@ static int new_work(struct primary *p)
 	static const struct fs_cred cred;
 	uint8_t bytes[AFTER_BYTES];
 	size_t done = 0;
-	uint64_t ino;
+	uint64_t ino = 0;
 	int err = -EAGAIN;
 
 	memset(bytes, 0x5a, sizeof(bytes));

@@ -2,6 +2,7 @@
  * the model, and what programs see is compared. The trace says where in between the pools were when. */
 #include "run.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -68,6 +69,7 @@ static int resolve_dir(struct fs *fs, const char *path, uint64_t *dir, const cha
 {
 	char part[MODEL_NAME_BYTES];
 
+	assert(*path == '/');
 	*dir = FS_ROOT_INO;
 	for (path++;; path += strlen(part) + 1) {
 		const char *slash = strchr(path, '/');

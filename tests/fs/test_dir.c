@@ -177,12 +177,12 @@ Test(dir, names_of_every_length)
 
 	for (unsigned round = 0; round < 3; round++) {
 		for (unsigned len = 1; len <= 255; len++) {
-			memset(name, 'a' + round, len);
+			memset(name, (int)('a' + round), len);
 			name[len] = 0;
 			insert(name, len);
 		}
 		for (unsigned len = 1 + round; round < 2 && len <= 255; len += 2) {
-			memset(name, 'a' + round, len);
+			memset(name, (int)('a' + round), len);
 			name[len] = 0;
 			take_out(name);
 		}

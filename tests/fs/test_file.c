@@ -318,6 +318,7 @@ static void expect_range(const uint8_t *want, size_t size, uint64_t off, size_t 
 static uint8_t *make_mixed(void)
 {
 	uint8_t *want = calloc(1, MIX_BLKS * BLK), block[BLK];
+	const uint32_t few = 0xfe3f1e1d;
 
 	cr_assert(want);
 	cr_assert_eq(CORE_RIG_TRY(&rig, fs_truncate(rig.fs, ino, MIX_BYTES)), 0);
@@ -331,8 +332,8 @@ static uint8_t *make_mixed(void)
 		memcpy(want + i * BLK, block, BLK);
 	}
 	for (unsigned i = 0; i < MIX_BLKS - 1; i += 3) { /* few lines of some */
-		put(i * BLK + 100, "changed", 7);
-		memcpy(want + i * BLK + 100, "changed", 7);
+		put(i * BLK + 100, &few, sizeof(few));
+		memcpy(want + i * BLK + 100, &few, sizeof(few));
 	}
 	return want;
 }

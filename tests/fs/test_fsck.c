@@ -681,6 +681,7 @@ Test(fsck, hostile_pools_are_told)
 	uint64_t blks[256], seed = 1;
 	unsigned count = metadata(blks, 256), told_of = 0;
 
+	cr_assert_gt(count, 0);
 	for (unsigned round = 0; round < 1500; round++) {
 		uint64_t hit[4], n = 1 + round % 4;
 

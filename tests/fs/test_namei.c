@@ -417,9 +417,9 @@ Test(namei, a_full_pool_still_deletes)
 {
 	char name[32];
 	uint64_t ino;
-	int count = 0, err;
+	int count = 0;
 
-	while ((err = make(ROOT, (snprintf(name, sizeof(name), "d%d", count), name), S_IFDIR | 0755, &ino)) == 0) {
+	while (make(ROOT, (snprintf(name, sizeof(name), "d%d", count), name), S_IFDIR | 0755, &ino) == 0) {
 		if (make(ino, "child", S_IFREG | 0644, &ino) != 0)
 			break;
 		count++;

@@ -153,7 +153,8 @@ static void fill_links(uint64_t dir, uint64_t ino, unsigned count, unsigned name
 	for (unsigned i = 0; i < count; i++) {
 		char digits[8];
 
-		memcpy(name, digits, (size_t)snprintf(digits, sizeof(digits), "%05u", i));
+		snprintf(digits, sizeof(digits), "%05u", i);
+		memcpy(name, digits, strlen(digits));
 		DO(fs_link(p.fs, ino, dir, name));
 	}
 }

@@ -307,7 +307,7 @@ Test(librpmem_loss, idle_handle_outlives_the_bound, .timeout = LIMIT)
 	OK(rpmem_persist(rig.pool, 4096, 64, 0, 0));
 	set_away(true);
 	target_signal(SIGKILL);
-	usleep((BOUND_MS + 500) * 1000);
+	poll(NULL, 0, BOUND_MS + 500);
 	set_away(false);
 	OK(rpmem_persist(rig.pool, 4096, 64, 0, 0));
 	rig_fini(&rig);
@@ -319,7 +319,7 @@ Test(librpmem_loss, silent_session_stays, .timeout = LIMIT)
 	bound_set(BOUND_MS); /* asks for an idle time of half of it */
 	rig_up(&rig, "");
 	OK(rpmem_persist(rig.pool, 4096, 64, 0, 0));
-	usleep((BOUND_MS + 500) * 1000);
+	poll(NULL, 0, BOUND_MS + 500);
 	OK(rpmem_persist(rig.pool, 4096, 64, 0, 0));
 	OK(rpmem_persist(rig.pool, 4096, 64, 3, 0));
 	cr_expect_eq(reconnections(), 0);

@@ -153,14 +153,13 @@ static inline void make_file(void)
 
 static inline void start(const char *text, uint32_t min, uint64_t ring_bytes)
 {
-	static const char *const names[] = { "a", "b", "c" };
 	int err;
 
 	cr_assert_eq(poolset_parse("pool.set", text, strlen(text), &set), 0, "%s", errmsg_get());
 	pm_init(&pm, mmap(NULL, POOL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), POOL_BYTES,
 		PM_MEMORY);
 	for (unsigned i = 1; i < set->replica_count; i++)
-		sim_target_add(names[i - 1], POOL_BYTES);
+		sim_target_add((char[]){ (char)('a' + i - 1), '\0' }, POOL_BYTES);
 	cfg = (struct replication_cfg){ .min_replicas = min, .link_open = sim_link_open };
 	mkfs(ring_bytes);
 	cfg.min_replicas = REPLICATION_MIN_RECORDED;
