@@ -426,6 +426,8 @@ Test(namei, a_full_pool_still_deletes)
 	}
 	cr_expect_gt(count, 1000);
 	for (int i = 0; i < count; i++) {
+		int err;
+
 		snprintf(name, sizeof(name), "d%d", i);
 		ino = found(ROOT, name);
 		err = rm(ino, "child");
