@@ -45,7 +45,7 @@ void fab_unlisten(struct fab *fab);
 void fab_close(struct fab *fab);
 
 struct fab_ep_cfg {
-	unsigned rx_count, tx_count; /* slots */
+	unsigned rx_count, tx_count; /* receives that are always posted; slots to send from */
 	size_t rx_bytes, tx_bytes;   /* of one slot */
 	bool rma;                    /* this end starts one-sided operations */
 	bool commit;                 /* each of its writes completes when it is persistent there (FI_COMMIT_COMPLETE) */
@@ -84,6 +84,7 @@ size_t fab_ep_reply(const struct fab_ep *ep, void *data, size_t len);
 /* --- data ---
  * Posting never fails for lack of queue space for longer than a second; success says nothing about arrival. */
 void *fab_tx(struct fab_ep *ep, unsigned slot);
+/* The slot of a FAB_RECV, of which there are more than rx_count: its bytes stay until it is given back by fab_recv. */
 void *fab_rx(struct fab_ep *ep, unsigned slot);
 int fab_recv(struct fab_ep *ep, unsigned slot);
 /* Sends len bytes of a slot. notify: FAB_SENT follows; without it the slot is free when the peer has answered. */

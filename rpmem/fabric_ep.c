@@ -135,11 +135,12 @@ int fab_ep_new(struct fab *fab, const struct fab_ep_cfg *cfg, struct fab_ep **ou
 	ep->timeout_ms = cfg->timeout_ms;
 	ep->commit = cfg->commit;
 	ep->own_wait = fab->own_wait && !cfg->provider_wait;
-	ep->late_max = cfg->rx_count + cfg->tx_count + 2 * FAB_OPS_MAX;
+	ep->spare = ep->own_wait ? FAB_RX_SPARE : 0;
+	ep->late_max = cfg->rx_count + ep->spare + cfg->tx_count + 2 * FAB_OPS_MAX;
 	ep->late = calloc(ep->late_max, sizeof(*ep->late));
 	err = ep->late ? queues_open(ep) : -ENOMEM;
 	if (!err)
-		err = slots_init(ep, &ep->rx, CTX_RECV, cfg->rx_count, cfg->rx_bytes);
+		err = slots_init(ep, &ep->rx, CTX_RECV, cfg->rx_count + ep->spare, cfg->rx_bytes);
 	if (!err)
 		err = slots_init(ep, &ep->tx, CTX_SEND, cfg->tx_count, cfg->tx_bytes);
 	if (!err && cfg->rma)
@@ -183,7 +184,7 @@ void fab_ep_delete(struct fab_ep *ep)
 	free(ep);
 }
 
-/* Endpoint of info on the queues, enabled, every receive posted. */
+/* Endpoint of info on the queues, enabled, receives posted. */
 static int ep_start(struct fab_ep *ep, struct fi_info *info)
 {
 	int ret = fi_endpoint(ep->domain, info, &ep->ep, NULL);

@@ -51,6 +51,10 @@ struct fab_ring {
 	unsigned quiet_count;
 };
 
+/* tcp of libfabric 1.x wakes a sleeper for each posting of receives, with a write and a read, whether anybody sleeps or not:
+ * so there are some more than promised, and these wait until they are posted together. */
+#define FAB_RX_SPARE 8u
+
 struct fab_slots {
 	char *mem;
 	size_t bytes;
@@ -68,6 +72,7 @@ struct fab_ep {
 	struct fid_ep *ep;
 	struct fid_mr *pool_mr;
 	struct fab_slots rx, tx;
+	unsigned idle[FAB_RX_SPARE + 1], idle_count, spare; /* receives not posted, and how many may wait so */
 	struct fab_ring writes, reads;
 	struct fab_event *late; /* completions met while posting: a ring that holds all that can be under way */
 	unsigned late_first, late_count, late_max;

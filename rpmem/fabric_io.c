@@ -208,9 +208,22 @@ void *fab_rx(struct fab_ep *ep, unsigned slot)
 	return ep->rx.mem + slot * ep->rx.bytes;
 }
 
-int fab_recv(struct fab_ep *ep, unsigned slot)
+static int recv_post(struct fab_ep *ep, unsigned slot)
 {
 	return POST(ep, fi_recv(ep->ep, fab_rx(ep, slot), ep->rx.bytes, ep->rx.desc, 0, &ep->rx.ctx[slot]));
+}
+
+int fab_recv(struct fab_ep *ep, unsigned slot)
+{
+	int err = 0;
+
+	ep->idle[ep->idle_count++] = slot;
+	if (ep->idle_count <= ep->spare)
+		return 0;
+	for (unsigned i = 0; i < ep->idle_count && !err; i++)
+		err = recv_post(ep, ep->idle[i]);
+	ep->idle_count = 0;
+	return err;
 }
 
 int fab_send(struct fab_ep *ep, unsigned slot, size_t len, bool notify)

@@ -6,7 +6,8 @@
  *
  * A write of many messages is a train, too, where the session has them: most of it is silent, so that the way back costs one
  * answer, and the window moves by those that are not. Its large ranges are not copied but sent out of the caller's memory, and
- * not sealed: a store of another thread between sealing and sending would make the message a wrong one.
+ * not sealed: a store of another thread between sealing and sending would make the message a wrong one. As much payload of
+ * small ranges is not sealed either: the two checksums would be a tenth of its way.
  *
  * An operation leaves the queue when it needs nothing of ours any more: a push when it is posted (its source stays in use
  * until a later answer), the others when they are answered. Its range array stays for the next one, so that in the long
@@ -20,7 +21,7 @@
 #include "codec.h"
 #include "errmsg.h"
 
-#define BARE_BYTES_MIN (16u << 10) /* of what is left of a range; less is copied */
+#define BARE_BYTES_MIN (16u << 10) /* of what is left of a range, less is copied; of a message, less is sealed */
 #define BARE_PIECE_BYTES (64u << 10)
 #define ROOM_BYTES_MIN (64u << 10) /* one-sided pieces are not cut smaller just to fill the last room */
 
@@ -44,7 +45,6 @@ static int message_send(struct lane *lane, struct lane_req_msg *req, size_t len,
 
 	req->magic = le32_put(LANE_MAGIC);
 	req->op = le16_put(sent.op);
-	req->flags = le16_put(le16_get(req->flags) | (bare.len ? LANE_BARE : 0));
 	req->seq = le64_put(seq);
 	lane_req_seal(req, len);
 	err = bare.len ? fab_send_more(lane->ep, lane->slot, len, bare.src, bare.len) :
@@ -200,11 +200,13 @@ static int post_message(struct lane *lane, struct lane_op_queued *op, uint64_t n
 	}
 	if (op->kind == KIND_COMMIT)
 		used += message_record(op, req, used, space - used);
+	if (bare.len || (lane->bare && op->op == LANE_WRITE && le32_get(req->inline_bytes) >= BARE_BYTES_MIN))
+		req->flags = le16_put(LANE_BARE);
 	op->posted = op->range_idx == op->range_count && op->rec_off == op->rec_len;
 	sent.last = op->posted;
 	sent.silent = op->op == LANE_WRITE && !op->posted && lane->silent < lane->silent_max;
 	if (sent.silent || (op->kind == KIND_COMMIT && !op->posted))
-		req->flags = le16_put(LANE_MORE);
+		req->flags = le16_put(le16_get(req->flags) | LANE_MORE);
 	req->arg = le64_put(op->arg);
 	req->tail = le64_put(op->tail);
 	err = message_send(lane, req, sizeof(*req) + used, bare, sent, now);
@@ -359,11 +361,11 @@ static int op_new(struct lane *lane, enum lane_kind kind, uint16_t wire_op, cons
 	return 0;
 }
 
-/* Puts the operation at work at once: the common one is a single message that can go out now. */
+/* Puts the operation at work at once, behind pushes that were left to the next poll. */
 static int op_queue(struct lane *lane)
 {
 	lane->op_count++;
-	return lane->op_next + 1 == lane->op_count ? lane_pump(lane, channel_now_ns()) : 0;
+	return lane_pump(lane, channel_now_ns());
 }
 
 int lane_push(struct lane *lane, const struct repl_range *ranges, unsigned count)

@@ -24,6 +24,7 @@
 
 #define SPIN_NS 100000ull  /* polling, from the last answer or byte that moved on; then asleep */
 #define SLEEP_MS 50        /* at most asleep: deadlines and the handle's word are looked at so often */
+#define FETCH_BYTES 512u   /* of a range; longer ones are fetched well enough by the processor itself */
 #define GATHER_BYTES (60u << 10) /* inline bytes that make a message worth sending before the drain */
 
 /* ---------------------------------------------------------------- connection */
@@ -142,7 +143,18 @@ static int step_ended(struct rlane *rl, int err)
 
 struct pace {
 	uint64_t since_ns, trips;
+	bool measured; /* fab_moved was asked since */
 };
+
+/* Polls on: yields first, because what is waited for may need this processor. */
+static void rlane_spin(struct rlane *rl, struct pace *pace, uint64_t now)
+{
+	if (!pace->measured && now - pace->since_ns > SPIN_NS / 2) {
+		pace->measured = true;
+		fab_moved(lane_ep(rl->lane));
+	}
+	sched_yield();
+}
 
 /* Takes what has come; then yields, or sleeps when nothing has come for long. */
 static int rlane_rest(struct rlane *rl, struct pace *pace)
@@ -152,9 +164,9 @@ static int rlane_rest(struct rlane *rl, struct pace *pace)
 
 	now = channel_now_ns();
 	if (!pace->since_ns || trips != pace->trips)
-		*pace = (struct pace){ now, trips };
+		*pace = (struct pace){ .since_ns = now, .trips = trips };
 	if (now - pace->since_ns < SPIN_NS) {
-		sched_yield();
+		rlane_spin(rl, pace, now);
 	} else if (fab_moved(lane_ep(rl->lane))) {
 		pace->since_ns = now;
 	} else {
@@ -177,12 +189,10 @@ static bool rlane_busy(const struct rlane *rl)
 static int rlane_settle(struct rlane *rl)
 {
 	struct pace pace = { 0 };
-	int err = lane_poll(rl->lane);
 
-	if (err)
-		return step_ended(rl, err);
 	while (rlane_busy(rl)) {
-		err = rlane_rest(rl, &pace);
+		int err = rlane_rest(rl, &pace);
+
 		if (err)
 			return err;
 	}
@@ -300,6 +310,13 @@ static int debt_add(struct rlane *rl, uint64_t off, uint64_t len, enum debt_kind
 	return 0;
 }
 
+/* A small range is copied when it is sent, and by then its lines shall be near: many of them come at once that way. */
+static void debt_fetch(const struct rlane *rl, uint64_t off, uint64_t len)
+{
+	for (uint64_t line = 0; line < len && line < FETCH_BYTES; line += 64)
+		__builtin_prefetch(rl->pool->base + off + line);
+}
+
 int rlane_flush(struct rlane *rl, uint64_t off, uint64_t len, enum debt_kind kind)
 {
 	bool large = len >= GATHER_BYTES || !rlane_inline(rl, kind, len);
@@ -311,8 +328,10 @@ int rlane_flush(struct rlane *rl, uint64_t off, uint64_t len, enum debt_kind kin
 		rl->debts = malloc(sizeof(*rl->debts));
 	if (!rl->debts)
 		return errmsg_set(-ENOMEM, "lane %u: no memory", rl->index);
-	if (!large)
+	if (!large) {
 		rl->gathered += len + sizeof(struct lane_range_msg);
+		debt_fetch(rl, off, len);
+	}
 	while (len) {
 		uint64_t piece = len < RPOOL_RANGE_BYTES_MAX ? len : RPOOL_RANGE_BYTES_MAX;
 		int err = debt_add(rl, off, piece, kind);

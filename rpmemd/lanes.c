@@ -15,8 +15,8 @@
  *
  * A lane polls while requests come back to back and sleeps otherwise: a sleeping peer costs a busy one more than two
  * sleeping ones cost each other, so the polling phase is short. It answers only after reposting the receive, so a peer
- * that keeps to LANE_RX_SLOTS outstanding requests never finds none. The answer to a read is built in the send slot with the
- * number of the request's receive slot: the peer has had its previous answer when the receive slot comes round again. */
+ * that keeps to LANE_RX_SLOTS outstanding requests never finds none. The answer to a read is built in the send slots in turn,
+ * one for each request: the peer has had its previous answer when a slot comes round again. */
 #include "lanes.h"
 
 #include <assert.h>
@@ -54,10 +54,12 @@ struct tlane {
 	bool refused;        /* the engine ended the session */
 	uint64_t heard_ns;   /* last message */
 	uint64_t woken_ns;   /* lazy: last sleep that something ended, or bytes that moved */
+	bool measured;       /* lazy: fab_moved was asked since the last message or wake-up */
 	uint64_t moved_ns;   /* not lazy: last message, or bytes that moved */
 	bool idle_work;      /* the engine may have something to do */
 	bool held;           /* the peer does not take its answers: nothing is taken from it */
 	unsigned unseen;     /* answers, and turns that may have given some, since the peer was last seen to take them */
+	unsigned tx_slot;    /* of the next request's answer */
 };
 
 struct lanes {
@@ -105,14 +107,16 @@ static int lane_answer(struct tlane *lane, unsigned slot, struct lane_ack_msg *a
 
 static int lane_request(struct tlane *lane, unsigned slot, size_t len)
 {
-	char *read_buf = (char *)fab_tx(lane->ep, slot) + sizeof(struct lane_ack_msg);
+	unsigned tx_slot = lane->tx_slot;
+	char *read_buf = (char *)fab_tx(lane->ep, tx_slot) + sizeof(struct lane_ack_msg);
 	struct lane_ack_msg ack = { 0 };
 	int end, err;
 
+	lane->tx_slot = (tx_slot + 1) % LANE_RX_SLOTS;
 	end = engine_handle(lane->lanes->cfg.engine, lane->index, fab_rx(lane->ep, slot), len, &ack, read_buf);
 	err = fab_recv(lane->ep, slot);
 	if (!err && end <= 0)
-		err = lane_answer(lane, slot, &ack);
+		err = lane_answer(lane, tx_slot, &ack);
 	if (end < 0) {
 		lane->refused = true;
 		log_error("lane %u: request refused: %s: %s", lane->index, errmsg_get(), strerror(-end));
@@ -163,9 +167,11 @@ static int lane_serve(struct tlane *lane)
 {
 	struct fab_event events[FAB_EVENTS_MAX];
 	int n, requests = 0;
+	unsigned unseen;
 
 	if (!answers_taken(lane))
 		return 0;
+	unseen = lane->unseen;
 	n = lane_poll(lane, events);
 	if (n < 0)
 		return n;
@@ -179,26 +185,39 @@ static int lane_serve(struct tlane *lane)
 			return err;
 		requests++;
 	}
+	if (lane->unseen > unseen)
+		sched_yield(); /* who waits for the answer may need this processor before he asks again */
 	return requests;
 }
 
+static void lazy_woken(struct tlane *lane, uint64_t now)
+{
+	lane->woken_ns = now;
+	lane->measured = false;
+}
+
 /* Other methods, reads and large writes bring no message: on tcp they need this processor all the same, so polling goes on
- * while their bytes move. */
+ * while their bytes move, which is measured over the later half of the time. */
 static int lazy_rest(struct tlane *lane, uint64_t now)
 {
 	int wait_ms = now - lane->heard_ns > LANE_DOZE_AFTER_NS ? LANE_DOZE_MS : LANE_WAIT_MS, err;
+	uint64_t polled_ns = now - (lane->heard_ns > lane->woken_ns ? lane->heard_ns : lane->woken_ns);
 
-	if (now - lane->woken_ns < LANE_SPIN_NS) {
+	if (!lane->measured && polled_ns > LANE_SPIN_NS / 2) {
+		lane->measured = true;
+		fab_moved(lane->ep);
+	}
+	if (polled_ns < LANE_SPIN_NS) {
 		sched_yield();
 		return 0;
 	}
 	if (fab_moved(lane->ep)) {
-		lane->woken_ns = now;
+		lazy_woken(lane, now);
 		return 0;
 	}
 	err = fab_wait(lane->ep, wait_ms);
 	if (!err && now_ns() - now < (uint64_t)wait_ms * 1000000u)
-		lane->woken_ns = now_ns();
+		lazy_woken(lane, now_ns());
 	return err;
 }
 
@@ -224,12 +243,12 @@ static int lane_rest(struct tlane *lane)
 	struct lanes *lanes = lane->lanes;
 	uint64_t now = now_ns(), silent_ns = now - lane->heard_ns;
 
+	if (lanes->cfg.lazy)
+		return lane->held ? 0 : lazy_rest(lane, now);
 	if (!lane->held && silent_ns < LANE_SPIN_NS) {
 		sched_yield();
 		return 0;
 	}
-	if (lanes->cfg.lazy)
-		return lane->held ? 0 : lazy_rest(lane, now);
 	if (lane_idle(lane, now))
 		return errmsg_set(-ETIMEDOUT, "no message for %u ms", lanes->cfg.idle_ms);
 	if (lane->held) /* asleep already, until it takes some; the queue is not looked at, because that takes requests */
@@ -280,6 +299,7 @@ static void *lane_main(void *arg)
 		ret = lane_serve(lane);
 		if (ret > 0) {
 			lane->heard_ns = now_ns();
+			lane->measured = false;
 			lane->idle_work = lane->index == 0 && !lanes->cfg.lazy;
 		} else if (!ret) {
 			ret = lane_rest(lane);
