@@ -4,7 +4,8 @@
  * descriptor, default signals, and a session of its own, so that a terminal's interrupt does not end it before us. It ends
  * when its stdin does. Its end of the stderr pipe does not block: a full pipe costs it log lines, not time. We reap it
  * by its process id when the channel closes, waiting a while before SIGKILL; nobody needs SIGCHLD. A child that is lost is
- * killed at once: a copy survives that, and a stopped process would hold its pool's lock for ever. */
+ * killed at once: a copy survives that, and a stopped process would hold its pool's lock for ever. One that does not even end
+ * then, or that somebody traces, is left to a thread: no caller waits for it. */
 #include "channel.h"
 
 #include <errno.h>
@@ -24,6 +25,7 @@
 
 #define SPAWN_END_MS 3000     /* for the child to end by itself, after it has said that it will */
 #define SPAWN_FAILED_MS 100   /* the same when it has not */
+#define SPAWN_KILLED_MS 1000  /* after SIGKILL */
 #define SPAWN_PARTING_MS 300  /* for its exit status, when its stream has ended */
 #define SPAWN_GLANCE_MS 5     /* the same for somebody who serves others meanwhile */
 
@@ -79,17 +81,16 @@ static void spawn_wait(struct channel *channel, bool writable, int timeout_ms)
 }
 
 /* ---------------------------------------------------------------- the child's end */
-/* Whether the child has ended, waiting for it; a negative time is for ever. Signals do not end the wait. */
+/* Whether the child has ended, waiting for it. Signals do not end the wait. */
 static bool child_ended(const struct spawn *spawn, int timeout_ms)
 {
-	uint64_t end = channel_now_ns() + (timeout_ms < 0 ? 0 : (uint64_t)timeout_ms * 1000000u), now;
+	uint64_t end = channel_now_ns() + (uint64_t)timeout_ms * 1000000u, now;
 	struct pollfd fd = { spawn->pidfd, POLLIN, 0 };
 	int n;
 
 	while ((n = poll(&fd, 1, timeout_ms)) < 0 && errno == EINTR) {
 		now = channel_now_ns();
-		if (timeout_ms >= 0)
-			timeout_ms = now < end ? (int)((end - now) / 1000000) + 1 : 0;
+		timeout_ms = now < end ? (int)((end - now) / 1000000) + 1 : 0;
 	}
 	return n > 0;
 }
@@ -102,8 +103,9 @@ static bool spawn_reap(struct spawn *spawn, int timeout_ms)
 		return true;
 	if (!child_ended(spawn, timeout_ms))
 		return false;
-	while ((got = waitpid(spawn->pid, &spawn->status, 0)) < 0 && errno == EINTR)
-		;
+	got = waitpid(spawn->pid, &spawn->status, WNOHANG);
+	if (!got)
+		return false; /* its tracer has it first */
 	if (got < 0)
 		spawn->status = 0; /* somebody else reaped it: its status is lost */
 	spawn->pid = 0;
@@ -134,18 +136,23 @@ static void *reaper_main(void *arg)
 	return NULL;
 }
 
-/* A killed child still takes time to unmap its pool, more when it sits in an uninterruptible wait: a thread waits for it. */
-static void spawn_kill(struct spawn *spawn)
+/* A killed child still takes time to unmap its pool, more when it sits in an uninterruptible wait: after a while a thread waits
+ * for it, and where there is none nobody does. */
+static void spawn_kill(struct spawn *spawn, int wait_ms)
 {
+	sigset_t all, saved;
 	pthread_t reaper;
 
 	if (spawn_reap(spawn, 0))
 		return;
 	kill(spawn->pid, SIGKILL);
+	if (spawn_reap(spawn, wait_ms))
+		return;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &saved);
 	if (!pthread_create(&reaper, NULL, reaper_main, (void *)(intptr_t)spawn->pid))
 		pthread_detach(reaper);
-	else
-		spawn_reap(spawn, -1);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 }
 
 static void spawn_close(struct channel *channel, bool lost)
@@ -154,11 +161,9 @@ static void spawn_close(struct channel *channel, bool lost)
 
 	close(channel->fd);
 	if (lost)
-		spawn_kill(spawn);
-	else if (!spawn_reap(spawn, channel->farewell ? SPAWN_END_MS : SPAWN_FAILED_MS)) {
-		kill(spawn->pid, SIGKILL);
-		spawn_reap(spawn, -1);
-	}
+		spawn_kill(spawn, 0);
+	else if (!spawn_reap(spawn, channel->farewell ? SPAWN_END_MS : SPAWN_FAILED_MS))
+		spawn_kill(spawn, SPAWN_KILLED_MS);
 	close(spawn->pidfd);
 	close(spawn->err_fd);
 	free(spawn);

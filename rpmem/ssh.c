@@ -6,7 +6,9 @@
  *   configured -> connecting -> host key checked -> authenticated -> command running -> stream
  *
  * The session never blocks: each step is repeated until it is done or the deadline has passed. libssh is told nothing about
- * time. What the far end says on stderr is kept for messages. */
+ * time. What it does to look a name up, to ask the agent or to end a proxy command waits all the same, for as long as they
+ * like. So a thread of its own takes the steps, and who waits for it leaves when his time is over; the thread then frees
+ * everything when it comes back, if ever. What the far end says on stderr is kept for messages. */
 #include "channel.h"
 
 #include <errno.h>
@@ -17,16 +19,22 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 #include "errmsg.h"
 #include "target.h"
 
 #define SSH_STEP_MS 20     /* longest sleep between two looks while connecting */
 #define SSH_PARTING_MS 500 /* for exit status and last words, when the stream has ended */
 #define SSH_GLANCE_MS 5    /* the same for somebody who serves others meanwhile */
+#define SSH_LEAVE_MS 200    /* for the thread to say itself why it has not finished */
 #define SSH_STATUS_NO_COMMAND 127
 #define KEEPALIVE_IDLE_S 60
 #define KEEPALIVE_STEP_S 15
@@ -335,32 +343,148 @@ static void hint_make(struct sshc *ssh, const struct target *target)
 		 config ? " " : "", port, target->user, *target->user ? "@" : "", target->host);
 }
 
-int ssh_open(const struct target *target, const char *command, const struct deadline *deadline, struct channel **out)
-{
-	struct sshc *ssh = calloc(1, sizeof(*ssh));
+/* ---------------------------------------------------------------- opening */
+/* Of the thread that takes the steps and of who waits for it; the last one frees it. */
+struct opening {
+	_Atomic int parties;
+	pthread_t thread;
+	int done_fd;     /* eventfd: err, text and ssh are the waiter's */
+	bool cancel;     /* atomic */
+	struct deadline deadline;
+	struct target target;
+	char *command;
+	struct sshc *ssh;
 	int err;
+	char text[ERRMSG_BYTES_MAX];
+};
 
-	if (!ssh)
-		return -ENOMEM;
-	ssh->channel.ops = &ssh_ops;
-	hint_make(ssh, target);
-	snprintf(ssh->channel.name, sizeof(ssh->channel.name), "%s", command);
-	ssh->session = ssh_new();
-	err = ssh->session ? ssh_configure(ssh, target) : -ENOMEM;
+static void opening_put(struct opening *o)
+{
+	if (atomic_fetch_sub(&o->parties, 1) > 1)
+		return;
+	if (o->ssh)
+		sshc_close(&o->ssh->channel, false);
+	if (o->done_fd >= 0)
+		close(o->done_fd);
+	free(o->command);
+	free(o);
+}
+
+static int opening_steps(struct opening *o)
+{
+	struct sshc *ssh = o->ssh;
+	int err = ssh_configure(ssh, &o->target);
+
 	if (!err)
-		err = ssh_reach(ssh, deadline);
+		err = ssh_reach(ssh, &o->deadline);
 	if (!err)
 		err = ssh_check_host(ssh);
 	if (!err)
-		err = ssh_login(ssh, deadline);
+		err = ssh_login(ssh, &o->deadline);
 	if (!err)
-		err = ssh_run(ssh, command, deadline);
-	if (err) {
-		sshc_close(&ssh->channel, false);
+		err = ssh_run(ssh, o->command, &o->deadline);
+	if (err)
 		return err;
-	}
 	host_find(ssh);
 	ssh->channel.fd = ssh_get_fd(ssh->session);
-	*out = &ssh->channel;
 	return 0;
+}
+
+static void *opening_main(void *arg)
+{
+	struct opening *o = arg;
+	uint64_t one = 1;
+
+	errmsg_clear();
+	o->err = opening_steps(o);
+	snprintf(o->text, sizeof(o->text), "%s", *errmsg_get() ? errmsg_get() : strerror(-o->err));
+	if (write(o->done_fd, &one, sizeof(one)) != (ssize_t)sizeof(one))
+		o->err = -errno; /* cannot be: one write of 1 fits */
+	opening_put(o);
+	return NULL;
+}
+
+static bool opening_done(struct opening *o, int timeout_ms)
+{
+	struct pollfd fd = { o->done_fd, POLLIN, 0 };
+	uint64_t count;
+
+	return poll(&fd, 1, timeout_ms) > 0 && read(o->done_fd, &count, sizeof(count)) == (ssize_t)sizeof(count);
+}
+
+/* Until the thread has ended, or there is no more time for it. */
+static int opening_wait(struct opening *o, const struct deadline *deadline)
+{
+	int slice = 0, done = 0;
+
+	while (!done && (slice = deadline_slice(deadline)) > 0)
+		done = opening_done(o, slice);
+	if (!done && slice == -ECANCELED)
+		__atomic_store_n(&o->cancel, true, __ATOMIC_RELEASE);
+	if (done || opening_done(o, SSH_LEAVE_MS)) {
+		pthread_join(o->thread, NULL);
+		return o->err ? errmsg_set(o->err, "%s", o->text) : 0;
+	}
+	pthread_detach(o->thread);
+	return errmsg_set(slice, "ssh: %s, waiting for a name server, an agent or a proxy; try: %s",
+			  slice == -ECANCELED ? "given up" : "no answer in time", o->ssh->hint);
+}
+
+/* The program's signal handlers run in the program's threads. */
+static int opening_start(struct opening *o)
+{
+	sigset_t all, saved;
+	int err;
+
+	o->parties = 2;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	err = pthread_create(&o->thread, NULL, opening_main, o);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	if (!err)
+		return 0;
+	o->parties = 1;
+	return errmsg_set(-err, "ssh: no thread: %s", strerror(err));
+}
+
+static struct opening *opening_new(const struct target *target, const char *command, const struct deadline *deadline)
+{
+	struct opening *o = calloc(1, sizeof(*o));
+
+	if (!o)
+		return NULL;
+	o->parties = 1;
+	o->target = *target;
+	o->deadline = (struct deadline){ .ns = deadline->ns, .cancel = &o->cancel };
+	o->done_fd = eventfd(0, EFD_CLOEXEC);
+	o->command = strdup(command);
+	o->ssh = calloc(1, sizeof(*o->ssh));
+	if (o->ssh) {
+		o->ssh->channel.ops = &ssh_ops;
+		o->ssh->session = ssh_new();
+	}
+	if (o->done_fd >= 0 && o->command && o->ssh && o->ssh->session)
+		return o;
+	opening_put(o);
+	return NULL;
+}
+
+int ssh_open(const struct target *target, const char *command, const struct deadline *deadline, struct channel **out)
+{
+	struct opening *o = opening_new(target, command, deadline);
+	int err;
+
+	if (!o)
+		return errmsg_set(-ENOMEM, "ssh: no memory or descriptor");
+	hint_make(o->ssh, target);
+	snprintf(o->ssh->channel.name, sizeof(o->ssh->channel.name), "%s", command);
+	err = opening_start(o);
+	if (!err)
+		err = opening_wait(o, deadline);
+	if (!err) {
+		*out = &o->ssh->channel;
+		o->ssh = NULL;
+	}
+	opening_put(o);
+	return err;
 }

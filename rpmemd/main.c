@@ -14,6 +14,7 @@
  *   engine_sync.c    fences of plain pools
  *   lanes.c          fabric endpoints, one thread each */
 #include <errno.h>
+#include <fcntl.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
@@ -127,6 +128,18 @@ static int remove_exit_status(int err)
 	return err == -EBUSY ? EAGAIN : -err & 0xff;
 }
 
+/* Where whoever started us closed a standard descriptor, the next file opened would take its place, and what is printed would
+ * go into it: into a pool, perhaps. */
+static int standard_fill(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	return fd < 0 ? -errno : close(fd);
+}
+
 static int remove_set(const struct config *cfg)
 {
 	unsigned flags = (cfg->force ? STORE_REMOVE_FORCE : 0) | (cfg->remove_pool_set ? STORE_REMOVE_SET : 0);
@@ -160,6 +173,8 @@ int main(int argc, char **argv)
 	const char *ssh = getenv("SSH_CONNECTION");
 	int err;
 
+	if (standard_fill())
+		return EXIT_FAILURE;
 	if (config_parse_args(argc, argv, &cfg))
 		return usage_error(argv[0]);
 	if (cfg.action == CONFIG_HELP) {

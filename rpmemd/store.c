@@ -19,6 +19,8 @@
 #include "log.h"
 #include "takeover.h"
 
+#define RENAMED_TRIES_MAX 1000u
+
 /* ---------------------------------------------------------------- names */
 
 static int beneath_open(int dir, const char *name, uint64_t flags)
@@ -27,8 +29,12 @@ static int beneath_open(int dir, const char *name, uint64_t flags)
 		.flags = flags | O_CLOEXEC,
 		.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
 	};
-	long fd = syscall(SYS_openat2, dir, name, &how, sizeof(how));
+	long fd;
 
+	/* EAGAIN: somebody renamed something while ".." was followed, openat2(2) */
+	for (unsigned tries = 0; (fd = syscall(SYS_openat2, dir, name, &how, sizeof(how))) < 0 && errno == EAGAIN; tries++)
+		if (tries == RENAMED_TRIES_MAX)
+			break;
 	if (fd >= 0)
 		return (int)fd;
 	return errno == EXDEV || errno == ELOOP || errno == ENAMETOOLONG ? -EBADF : -errno;

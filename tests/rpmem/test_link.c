@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sys/ptrace.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 
 #define LIMIT 90
 
@@ -510,6 +512,55 @@ Test(link, signals_do_not_hurry_the_child, .timeout = LIMIT)
 	cr_expect_eq(access(path, F_OK), 0, "it was not waited for");
 	cr_expect_eq(child_find(), 0, "the child was left behind");
 	link_rig_fini(&rig);
+}
+
+/* A process that traces the child, and says so by one byte: nobody else reaps the child before it. */
+static pid_t tracer_start(pid_t child)
+{
+	char byte = 0;
+	int fds[2];
+	pid_t pid;
+
+	cr_assert_eq(pipe(fds), 0);
+	pid = fork();
+	cr_assert_geq(pid, 0);
+	if (!pid) {
+		byte = !ptrace(PTRACE_SEIZE, child, NULL, NULL);
+		if (write(fds[1], &byte, 1) != 1)
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	cr_assert_eq(read(fds[0], &byte, 1), 1);
+	close(fds[0]);
+	close(fds[1]);
+	if (byte)
+		return pid;
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	return 0;
+}
+
+/* Nor is one waited for that SIGKILL does not end soon; it is reaped later. */
+Test(link, a_child_that_cannot_be_reaped_holds_nobody, .timeout = 30)
+{
+	struct channel *channel;
+	uint64_t start;
+	pid_t tracer;
+
+	cr_assert_eq(spawn_open("sleep 100", &channel), 0, "%s", errmsg_get());
+	tracer = tracer_start(child_find());
+	if (!tracer) {
+		channel_end(channel);
+		cr_skip_test("ptrace(2) is not allowed here");
+	}
+	start = now_ms();
+	channel_end(channel);
+	cr_expect_lt(now_ms() - start, 10000);
+	kill(tracer, SIGKILL);
+	cr_assert_eq(waitpid(tracer, NULL, 0), tracer);
+	while (child_find()) /* the thread */
+		poll(NULL, 0, 5);
 }
 
 static char said[CTL_MSG_BYTES_MAX];

@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include "rpmem/target.h"
 
@@ -262,4 +263,30 @@ Test(ssh, a_lost_connection_raises_no_signal, .timeout = LIMIT, .init = setup, .
 	}
 	cr_expect_eq(n, -ECONNRESET);
 	channel_drop(channel);
+}
+
+/* An agent whose machine is away, as forwarded ones are sometimes: its socket takes the question. Who waits, waits no longer
+ * than he said; who gives up, no longer at all. */
+Test(ssh, an_agent_that_never_answers_holds_nobody, .timeout = LIMIT, .init = setup, .fini = teardown)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	uint64_t start = channel_now_ns();
+
+	host_known("host");
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/fail", rig.dir);
+	cr_assert_eq(bind(agent, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	cr_assert_eq(listen(agent, 5), 0);
+	setenv("SSH_AUTH_SOCK", addr.sun_path, 1);
+	rig.cfg.connect_ms = 1500;
+	open_fails(-ETIMEDOUT, "try: ssh ");
+	cr_expect_geq(channel_now_ns() - start, 1400000000ull);
+	rig.cfg.connect_ms = 600000;
+	cr_assert_eq(repl_link_open(&rig.replica, &rig.cfg, &rig.link), 0);
+	cr_expect_eq(accept4(agent, NULL, NULL, SOCK_CLOEXEC) < 0, 0, "the first one");
+	cr_expect_eq(accept4(agent, NULL, NULL, SOCK_CLOEXEC) < 0, 0, "it waits for the agent");
+	link_rig_close(&rig);
+	close(agent);
+	unsetenv("SSH_AUTH_SOCK");
+	open_fails(-ENOENT, "part");
 }

@@ -262,6 +262,32 @@ static void session_start(struct session *s)
 	cr_assert_eq(ctl_peer_hello(s->fd), WIRE_OK);
 }
 
+/* Files of its own never become standard descriptors that somebody closed: log lines would go into them. */
+Test(program, a_closed_stderr_is_filled)
+{
+	char *argv[] = { ARG("rpmemd"), NULL }, link[64], target[64] = "";
+	int fds[2];
+	le32_t status;
+	pid_t pid;
+
+	cr_assert(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds));
+	pid = fork();
+	if (!pid) {
+		dup2(fds[0], 0);
+		dup2(fds[0], 1);
+		close(2);
+		execv(program, argv);
+		_exit(126);
+	}
+	close(fds[0]);
+	cr_assert_eq(recv(fds[1], &status, sizeof(status), MSG_WAITALL), sizeof(status));
+	snprintf(link, sizeof(link), "/proc/%d/fd/2", (int)pid);
+	cr_expect_gt(readlink(link, target, sizeof(target) - 1), 0);
+	cr_expect_str_eq(target, "/dev/null");
+	close(fds[1]);
+	cr_expect_eq(wait_for(pid), 0);
+}
+
 static struct ctl_msg open_msg(unsigned type, uint32_t flags)
 {
 	struct ctl_msg m = { .type = (uint16_t)type, .u.open = { .flags = flags, .lanes = 3, .pool_size = 8 << 20,

@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -118,6 +119,41 @@ Test(store, names_stay_below_the_pool_directory)
 		if (!err)
 			poolset_free(set);
 	}
+}
+
+static bool renaming;
+
+static void *renamer(void *arg)
+{
+	char from[128], to[128];
+
+	path_of(from, sizeof(from), "one");
+	path_of(to, sizeof(to), "other");
+	while (__atomic_load_n(&renaming, __ATOMIC_ACQUIRE))
+		if (rename(from, to) || rename(to, from))
+			return arg;
+	return NULL;
+}
+
+/* The kernel does not follow ".." while anything is renamed anywhere: that is no reason to refuse a name. */
+Test(store, renames_elsewhere_refuse_no_name)
+{
+	struct poolset *set;
+	pthread_t thread;
+	void *failed;
+
+	put("one", "");
+	renaming = true;
+	cr_assert_eq(pthread_create(&thread, NULL, renamer, &renaming), 0);
+	for (unsigned i = 0; i < 20000; i++) {
+		int err = store_set_read(dir, "sub/../a.set", &set);
+
+		cr_assert_eq(err, 0, "%u: %d %s", i, err, errmsg_get());
+		poolset_free(set);
+	}
+	__atomic_store_n(&renaming, false, __ATOMIC_RELEASE);
+	pthread_join(thread, &failed);
+	cr_expect_null(failed);
 }
 
 Test(store, a_fifo_does_not_hold_the_daemon)
