@@ -11,6 +11,8 @@
  *   write    one-sided write, a message behind it, its answer
  *   cqdata   one-sided write that announces itself, answer
  *   commit   one-sided write that completes when it is in the target's memory, flushed from its caches
+ *   gather   ranges of 256 bytes, BYTES together, each at every other place: copied into one message, which the target copies
+ *            to their places
  * METHOD of read: rma (one-sided), message (a request, answered with the data straight from the memory).
  *
  * SPIN: microseconds that both sides poll, yielding, behind what came last, before they sleep; 0 is sleeping at once. The
@@ -37,8 +39,9 @@
 #define CHUNK_BYTES (64u << 10)
 #define SLOTS 32u /* receives posted on each side, more than the messages of one operation */
 #define ANSWER_BYTES 16u
+#define PIECE_BYTES 256u /* of "gather" */
 
-enum kind { ASK_STORE, ASK_FLUSH, ASK_READ };
+enum kind { ASK_STORE, ASK_FLUSH, ASK_READ, ASK_SCATTER };
 
 struct request {
 	uint64_t off;
@@ -47,10 +50,16 @@ struct request {
 	uint32_t zero[3];
 };
 
+struct piece {
+	uint64_t off;
+	char bytes[PIECE_BYTES];
+};
+
 struct lane {
 	pthread_t thread;
 	struct peer peer;
 	struct request request; /* initiator: the one under way */
+	struct piece pieces[CHUNK_BYTES / sizeof(struct piece)];
 	char *slots;            /* SLOTS receives of slot_bytes */
 	size_t slot_bytes;
 };
@@ -112,6 +121,16 @@ static void send_answer(struct lane *lane)
 	peer_posted(&lane->peer);
 }
 
+static void scatter(const char *data, uint32_t len)
+{
+	struct piece piece;
+
+	for (; len >= sizeof(piece); len -= (uint32_t)sizeof(piece), data += sizeof(piece)) {
+		memcpy(&piece.off, data, sizeof(piece.off));
+		memcpy(pool + piece.off, data + sizeof(piece.off), PIECE_BYTES);
+	}
+}
+
 /* One request. How its sender waits is how we wait for the next one. */
 static void serve_request(struct lane *lane, char *slot)
 {
@@ -121,6 +140,8 @@ static void serve_request(struct lane *lane, char *slot)
 	lane->peer.spin_us = request.spin_us;
 	if (request.kind == ASK_STORE)
 		memcpy(pool + request.off, slot + sizeof(request), request.len);
+	if (request.kind == ASK_SCATTER)
+		scatter(slot + sizeof(request), request.len);
 	post_slot(lane, slot);
 	if (request.kind == ASK_READ)
 		send_data(lane, &request);
@@ -181,10 +202,11 @@ static void wait_one(struct lane *lane, const struct job *job)
 		post_slot(lane, entry.op_context);
 }
 
-static void send_request(struct lane *lane, const struct job *job, struct request request, bool with_data)
+/* data: request.len bytes, or NULL */
+static void send_request(struct lane *lane, const struct job *job, struct request request, void *data)
 {
-	struct iovec iov[2] = { { &lane->request, sizeof(lane->request) }, { pool + request.off, request.len } };
-	struct fi_msg msg = { .msg_iov = iov, .iov_count = with_data ? 2 : 1 };
+	struct iovec iov[2] = { { &lane->request, sizeof(lane->request) }, { data, request.len } };
+	struct fi_msg msg = { .msg_iov = iov, .iov_count = data ? 2 : 1 };
 
 	lane->request = request;
 	lane->request.spin_us = job->spin_us;
@@ -210,7 +232,8 @@ static void persist_inline(struct lane *lane, const struct job *job, uint64_t of
 
 	for (; left; left -= len, off += len) {
 		len = left < job->chunk ? left : job->chunk;
-		send_request(lane, job, (struct request){ .off = off, .len = len, .kind = ASK_STORE, .last = len == left }, true);
+		send_request(lane, job, (struct request){ .off = off, .len = len, .kind = ASK_STORE, .last = len == left },
+			pool + off);
 	}
 	wait_one(lane, job);
 }
@@ -218,7 +241,7 @@ static void persist_inline(struct lane *lane, const struct job *job, uint64_t of
 static void persist_write(struct lane *lane, const struct job *job, uint64_t off)
 {
 	one_sided(lane, job, off, 0);
-	send_request(lane, job, (struct request){ .off = off, .len = job->bytes, .kind = ASK_FLUSH, .last = 1 }, false);
+	send_request(lane, job, (struct request){ .off = off, .len = job->bytes, .kind = ASK_FLUSH, .last = 1 }, NULL);
 	wait_one(lane, job);
 }
 
@@ -231,6 +254,23 @@ static void persist_cqdata(struct lane *lane, const struct job *job, uint64_t of
 static void persist_commit(struct lane *lane, const struct job *job, uint64_t off)
 {
 	one_sided(lane, job, off, FI_COMMIT_COMPLETE | FI_COMPLETION);
+	wait_one(lane, job);
+}
+
+/* Each range begins with a word of its own, as in the library's benchmark. */
+static void persist_gather(struct lane *lane, const struct job *job, uint64_t off)
+{
+	uint32_t count = job->bytes / PIECE_BYTES;
+
+	for (uint32_t i = 0; i < count; i++) {
+		uint64_t at = off + (uint64_t)2 * i * PIECE_BYTES;
+
+		memcpy(pool + at, &at, sizeof(at));
+		lane->pieces[i].off = at;
+		memcpy(lane->pieces[i].bytes, pool + at, PIECE_BYTES);
+	}
+	send_request(lane, job, (struct request){ .len = count * (uint32_t)sizeof(struct piece), .kind = ASK_SCATTER, .last = 1 },
+		lane->pieces);
 	wait_one(lane, job);
 }
 
@@ -251,7 +291,7 @@ static void read_message(struct lane *lane, const struct job *job, uint64_t off)
 {
 	struct fi_cq_msg_entry entry;
 
-	send_request(lane, job, (struct request){ .off = off, .len = job->bytes, .kind = ASK_READ }, false);
+	send_request(lane, job, (struct request){ .off = off, .len = job->bytes, .kind = ASK_READ }, NULL);
 	lane->peer.spin_us = job->spin_us;
 	lane->peer.last_ns = meter_now_ns();
 	if (peer_wait(&lane->peer, &entry, 1, job->how) == 0)
@@ -274,6 +314,7 @@ static const struct method {
 	{ "persist", "write", persist_write, 1u << 20, 0 },
 	{ "persist", "cqdata", persist_cqdata, 1u << 20, 0 },
 	{ "persist", "commit", persist_commit, 1u << 20, 0 },
+	{ "persist", "gather", persist_gather, CHUNK_BYTES / 2, 0 },
 	{ "read", "rma", read_rma, 1u << 20, 0 },
 	{ "read", "message", read_message, CHUNK_BYTES, 0 },
 };
@@ -281,7 +322,8 @@ static const struct method {
 static void run_job(void *arg, unsigned lane, unsigned nr)
 {
 	const struct job *job = arg;
-	uint64_t off = (uint64_t)lane * WINDOW_BYTES + (uint64_t)nr * job->bytes % WINDOW_BYTES, word = nr;
+	uint64_t room = job->run == persist_gather ? 2 * job->bytes : job->bytes;
+	uint64_t off = (uint64_t)lane * WINDOW_BYTES + nr * room % WINDOW_BYTES, word = nr;
 
 	memcpy(pool + off, &word, sizeof(word));
 	job->run(&lanes[job->kind][lane], job, off);

@@ -165,6 +165,37 @@ BOTH_WAYS(moved_bytes_are_seen)
 	free(bytes);
 }
 
+/* Receives that were given back are posted in groups; however many of them wait for that, rx_count more messages arrive. */
+BOTH_WAYS(as_many_receives_as_promised_are_always_posted)
+{
+	struct fab_event events[FAB_EVENTS_MAX], held[SLOTS];
+	struct order order = { CMD_BURST, 0, 0 };
+
+	pair_up(provider_wait, true);
+	for (unsigned given = 0; given < 3 * SLOTS; given++) {
+		unsigned taken = 0;
+
+		order.len = SLOTS;
+		near_order(0, &order, 0);
+		while (taken < SLOTS) {
+			int n = near_events(events);
+
+			cr_assert_geq(n, 0, "%s", errmsg_get());
+			for (int i = 0; i < n; i++) {
+				cr_assert_lt(taken, SLOTS);
+				held[taken++] = events[i];
+			}
+		}
+		for (unsigned i = 0; i < SLOTS; i++)
+			cr_expect_eq(near_take(&held[i]).seq, i);
+		order.len = given; /* taken one by one, so that any number of them waits when the next burst comes */
+		near_order(1, &order, 0);
+		for (unsigned i = 0; i < given; i++)
+			cr_expect_eq(near_answer().seq, i);
+	}
+	pair_down();
+}
+
 /* An event loop: poll(2) without a limit of its own, asked about by fab_may_block when nothing was there. */
 BOTH_WAYS(an_event_loop_misses_nothing)
 {

@@ -179,6 +179,29 @@ Test(lane_train, brings_every_byte_and_asks_seldom, .timeout = LIMIT)
 	down();
 }
 
+/* Small ranges are one message; its payload is sealed as long as that costs little, and where the session has nothing else. */
+Test(lane_train, much_payload_is_not_sealed, .timeout = LIMIT)
+{
+	static const struct { uint32_t caps; unsigned count, bare; } cases[] = {
+		{ CTL_CAP_TRAINS, 64, 1 }, { CTL_CAP_TRAINS, 63, 0 }, { 0, 64, 0 },
+	};
+	struct repl_range ranges[64];
+
+	for (unsigned i = 0; i < 3; i++) {
+		memset(&t, 0, sizeof(t));
+		up(cases[i].caps, 0);
+		for (unsigned k = 0; k < 64; k++)
+			ranges[k] = part(512 * k, 256);
+		cr_assert_eq(lane_write(t.lane, ranges, cases[i].count, false), 0);
+		cr_assert_eq(run(), 0, "%s", errmsg_get());
+		cr_expect_eq(t.messages, 1, "case %u", i);
+		cr_expect_eq(t.bare, cases[i].bare, "case %u", i);
+		for (unsigned k = 0; k < cases[i].count; k++)
+			cr_expect_eq(memcmp(t.pool + 512 * k, t.src + 512 * k, 256), 0, "case %u, range %u", i, k);
+		down();
+	}
+}
+
 /* A deep persist, a session without trains and a window without room for them are answered message by message. */
 Test(lane_train, is_not_sent_where_it_may_not_be, .timeout = LIMIT)
 {
