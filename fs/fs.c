@@ -99,9 +99,6 @@ static int state_load(struct fs *fs)
 
 	if (err)
 		return errmsg_prefix(err, "state block");
-	if (memcmp(state->magic, FS_STATE_MAGIC, sizeof(state->magic)) != 0 || le32_get(state->version) != 1)
-		return errmsg_set(-EMEDIUMTYPE, "state block at block %#llx: not a file system of this version",
-				  (unsigned long long)fs->root_blk);
 	fs->epoch = le64_get(state->epoch);
 	if (fs->epoch < copy_head(fs->copy).epoch) /* every record carries that of its state block */
 		return errmsg_set(-EUCLEAN, "state block: epoch %llu, but the newest record's is %llu",

@@ -203,8 +203,6 @@ int fs_readlink(struct fs *fs, uint64_t ino, char *buf, size_t size, size_t *len
 	if (!S_ISLNK(le32_get(inode.mode)))
 		return -EINVAL;
 	bytes = le64_get(inode.size);
-	if (bytes == 0 || bytes > FS_SYMLINK_BYTES_MAX)
-		return errmsg_set(-EUCLEAN, "inode %lu: symbolic link of %lu bytes", ino, bytes);
 	if (bytes > FS_INLINE_BYTES)
 		err = block_get(fs, le64_get(inode.root), FS_SYMLINK, &target);
 	if (err != 0)

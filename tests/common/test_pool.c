@@ -294,13 +294,20 @@ Test(pool, replace_makes_new_files)
 Test(pool, open_refuses)
 {
 	struct poolset *set = SET("", "2M", "a", "2M", "b"), *single = SET("OPTION SINGLEHDR\n", "2M", "a", "2M", "b");
+	struct pool_attr single_attr = fs_attr;
 	struct pool *pool;
 	char byte;
 	int fd;
 
+	single_attr.incompat |= POOLHDR_INCOMPAT_SINGLEHDR;
+
 	cr_expect_eq(pool_open(set, 0, 0, &pool), -ENOENT);
 	pool_close(created(set, &fs_attr, 0));
 	cr_expect_eq(pool_open(single, 0, 0, &pool), -EINVAL, "the headers say otherwise");
+	cr_expect_eq(pool_create(set, 0, &single_attr, POOL_REPLACE, &pool), -EINVAL, "the attributes say otherwise");
+	cr_assert_eq(pool_open(set, 0, 0, &pool), 0, "%s", errmsg_get());
+	cr_expect_eq(pool_set_attr(pool, &single_attr), -EINVAL, "nor can they change it");
+	pool_close(pool);
 
 	fd = open(in_dir("b"), O_RDWR);
 	cr_assert_eq(pread(fd, &byte, 1, 100), 1); /* of a random uuid: any fixed byte might be there already */

@@ -526,6 +526,34 @@ Test(policy, returning_replica_that_is_ahead_is_refused_unasked)
 	write_sync(2);
 }
 
+/* Somebody took the copy over while it was away: this is an old primary, and acknowledges nothing more. */
+Test(policy, returning_replica_that_is_fenced_makes_this_an_old_primary)
+{
+	struct copy *other;
+	struct copy_page page;
+	struct wait w = { .w.done = wait_done };
+
+	start(TWO, 1, 0);
+	sim_targets[0].unreachable = true;
+	sim_target_cut(&sim_targets[0], -ECONNRESET);
+	settle();
+	write_sync(2);
+	cr_assert_eq(copy_open(&sim_targets[0].pm, false, &other), 0);
+	page = *copy_page(other);
+	page.fence_epoch = 7;
+	cr_assert_eq(copy_page_set(other, &page), 0);
+	copy_close(other);
+	sim_targets[0].unreachable = false;
+	write_at(0, 3, 4096);
+	retry();
+	cr_expect_eq(slot(0)->state, SLOT_REFUSED);
+	cr_expect(r->fenced);
+	cr_expect_eq(fs_create(fs, FS_ROOT_INO, "g", S_IFREG | 0644, 0, &cred, &(uint64_t){ 0 }), -EROFS);
+	(void)fs_sync_all(fs, &w.w);
+	settle();
+	cr_expect(!w.done || w.err, "acknowledged by an old primary");
+}
+
 /* The replica falls silent between the comparison and the mount's first commit: what lowers the rule is on the local copy
  * alone, and the copy that is gone still records the old rule: a restore from it would call itself proven. */
 Test(policy, lowered_rule_is_not_in_force_before_the_old_one_is_fulfilled)

@@ -3,7 +3,7 @@
  * was opened is walked, read, written to, committed, checkpointed, checked, and opened again.
  *
  * Beside what the sanitizers see: nothing waits for ever, a directory ends, and a pool that the checker calls sound stays
- * sound and opens again, whatever was done to it. */
+ * sound and opens again, whatever was done to it; a repair leaves less in each round, and in the end nothing but rot. */
 #include "fuzz.h"
 
 #include <dirent.h>
@@ -359,15 +359,18 @@ static void pool_close(void)
 	copy_close(s.copy);
 }
 
-/* Everything in place and checked; whether it is sound. */
-static bool pool_sound(void)
+/* A fenced pool refuses every commit. */
+static bool fenced(void)
 {
-	struct fsck_report report = { 0 };
-	bool sound;
+	return copy_page(s.copy)->fence_epoch > copy_head(s.copy).epoch;
+}
 
+/* All background work done, and everything in place. */
+static bool settle(void)
+{
 	peer.released = true;
-	if (copy_page(s.copy)->fence_epoch > copy_head(s.copy).epoch)
-		return false; /* fenced: every commit is refused */
+	if (fenced())
+		return false;
 	for (unsigned i = 0; i < POOLS_ROUNDS_MAX && fs_idle(s.fs); i++)
 		;
 	if (pools_sync(s.fs) || fs_checkpoint(s.fs)) {
@@ -375,6 +378,17 @@ static bool pool_sound(void)
 			fprintf(stderr, "sync: %s\n", errmsg_get());
 		return false;
 	}
+	return true;
+}
+
+/* Everything in place and checked; whether it is sound. */
+static bool pool_sound(void)
+{
+	struct fsck_report report = { 0 };
+	bool sound;
+
+	if (!settle())
+		return false;
 	sound = !fsck_run(s.fs, &report) && !report.total;
 	if (!sound && report.count && tell)
 		fprintf(stderr, "check: %s\n", report.lines[0]);
@@ -433,6 +447,116 @@ static void session(void)
 	pool_close();
 }
 
+/* ---------------------------------------------------------------- repair */
+
+static void told(const char *when, const struct fsck_report *report)
+{
+	for (size_t i = 0; i < report->count && tell; i++)
+		fprintf(stderr, "%s: %s\n", when, report->lines[i]);
+}
+
+static uint64_t wrong_counts(const struct fsck_report *report)
+{
+	uint64_t count = 0;
+
+	for (size_t i = 0; i < report->fix_count; i++)
+		count += report->fixes[i].kind == FSCK_FIX_COUNT;
+	return count;
+}
+
+/* What cannot be opened is checked part by part, and behind a damaged ring what lies in place. */
+static void check_parts(void)
+{
+	struct fsck_report report = { 0 };
+	struct media_geom geom;
+
+	fsck_front(&s.pm, &report);
+	if (!copy_sb_check(pm_ptr(&s.pm, media_off(MEDIA_SB_A_BLK)), POOLS_BYTES, &geom)) {
+		pm_zero(&s.pm, media_ring_off(0), geom.ring_bytes);
+		if (!copy_open(&s.pm, false, &s.copy)) {
+			FUZZ_CHECK(!fsck_copy(s.copy, &report));
+			copy_close(s.copy);
+		}
+	}
+	fsck_report_free(&report);
+}
+
+/* The first part of a repair, before the core is opened; whether there may be more to repair. */
+static bool repair_counts(void)
+{
+	struct fsck_report before = { 0 }, after = { 0 };
+	bool repairable = false;
+
+	if (!copy_checkpoint(s.copy, UINT64_MAX, UINT64_MAX)) {
+		FUZZ_CHECK(!fsck_copy(s.copy, &before));
+		told("before", &before);
+		repairable = fsck_repairable(&before);
+	}
+	if (repairable) {
+		FUZZ_CHECK(!fsck_repair_counts(s.copy, &before));
+		FUZZ_CHECK(!fsck_copy(s.copy, &after));
+		told("counts mended", &after);
+		FUZZ_CHECK(after.total == before.total - wrong_counts(&before));
+		FUZZ_CHECK(!wrong_counts(&after));
+	}
+	fsck_report_free(&before);
+	fsck_report_free(&after);
+	return repairable;
+}
+
+/* What stands in the way of a repair without being damage: a file of the name lost+found, a full pool or directory. */
+static bool in_the_way(int err)
+{
+	return err == -ENOTDIR || err == -ENOSPC || err == -EMLINK || err == -EEXIST;
+}
+
+/* The rest, in rounds as the command does it: each leaves less, and in the end nothing but rot. */
+static void repair_rounds(void)
+{
+	uint64_t before = UINT64_MAX;
+	bool more = true;
+
+	while (more && settle()) {
+		struct fsck_report report = { 0 };
+		size_t next = 0;
+		int err;
+
+		FUZZ_CHECK(!fsck_run(s.fs, &report));
+		told("round", &report);
+		FUZZ_CHECK(!report.hiding);
+		FUZZ_CHECK(report.total < before);
+		FUZZ_CHECK(!wrong_counts(&report));
+		before = report.total;
+		more = fsck_repairable(&report);
+		for (unsigned i = 0; (err = fsck_repair(s.fs, &report, &next)) == -EAGAIN && i < POOLS_ROUNDS_MAX; i++)
+			fs_poll(s.fs);
+		if (err && tell)
+			fprintf(stderr, "repair: %d %s\n", err, errmsg_get());
+		FUZZ_CHECK(!err || in_the_way(err));
+		fsck_report_free(&report);
+		if (err)
+			return;
+	}
+}
+
+static void session_repair(void)
+{
+	bool repairable;
+
+	if (copy_open(&s.pm, false, &s.copy)) {
+		check_parts();
+		return;
+	}
+	repairable = repair_counts();
+	copy_close(s.copy);
+	s.cfg.repl = NULL;
+	if (!repairable || pool_open(false))
+		return;
+	repair_rounds();
+	look();
+	pool_close();
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	(void)argc;
@@ -449,16 +573,21 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const struct pool_image *image;
+	unsigned kind;
 
 	s.d = (struct draw){ data, size };
 	image = pools_get(choose(POOLS));
+	/* cppcheck-suppress leakReturnValNotUsed ; into the range at pool, which is kept */
 	FUZZ_CHECK(mmap(pool, POOLS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, image->fd, 0) == pool);
 	pm_init(&s.pm, pool, POOLS_BYTES, PM_MEMORY);
-	mutate(pool, image, &s.d);
+	kind = choose(8);
+	mutate(pool, image, &s.d, kind == 1);
 	peer_choose();
-	if (!choose(8))
-		session_read_only();
-	else
-		session();
+	switch (kind) {
+	case 0: session_read_only(); break;
+	case 1:
+	case 2: session_repair(); break;
+	default: session(); break;
+	}
 	return 0;
 }

@@ -228,6 +228,88 @@ static void flip(void)
 	at_block(blk)[choose(BLK)] ^= (uint8_t)(1u << choose(8));
 }
 
+/* ---------------------------------------------------------------- what a repair mends */
+static bool entry_get(uint64_t blk, struct copy_entry *entry)
+{
+	struct media_entry_omf omf;
+
+	if (!media_blk_valid(&m.image->geom, blk))
+		return false;
+	memcpy(&omf, m.base + media_entry_off(&m.image->geom, blk), sizeof(omf));
+	return !copy_entry_decode(blk, &omf, entry);
+}
+
+/* A free block is in use by its entry: nobody owns it, and no count knows of it. */
+static void plant_leak(void)
+{
+	uint64_t blk = m.image->geom.blk_count - 1 - choose(256);
+	struct media_entry_omf omf;
+	struct copy_entry entry;
+
+	if (!entry_get(blk, &entry) || entry.type != MEDIA_FREE)
+		return;
+	entry = (struct copy_entry){ .seq = m.image->tail.seq, .csum = csum_crc32c(0, at_block(blk), BLK),
+				     .type = choose(4) ? MEDIA_DATA : FS_MAP_NODE };
+	copy_entry_encode(blk, &entry, &omf);
+	memcpy(m.base + media_entry_off(&m.image->geom, blk), &omf, sizeof(omf));
+}
+
+/* An inode in place, whose block is to be repaired; NULL: the way to it is not as it was. */
+static struct fs_inode_omf *inode_at(uint64_t ino, uint64_t *blk)
+{
+	const struct fs_state_omf *state = (const void *)at_block(m.image->geom.group0_blk + MEDIA_GROUP_META_BLKS);
+	uint64_t idx = ino / FS_INODES_PER_BLOCK;
+	struct copy_entry entry;
+
+	*blk = le64_get(state->itab_root);
+	if (le32_get(state->itab_height) == 1 && idx < FS_NODE_PTRS && media_blk_valid(&m.image->geom, *blk))
+		*blk = le64_get(((const struct fs_node_omf *)at_block(*blk))->ptr[idx]);
+	else if (le32_get(state->itab_height) || idx)
+		return NULL;
+	if (!entry_get(*blk, &entry) || entry.type != FS_ITAB_LEAF)
+		return NULL;
+	return (struct fs_inode_omf *)at_block(*blk) + ino % FS_INODES_PER_BLOCK;
+}
+
+static void plant_links(void)
+{
+	uint64_t blk;
+	struct fs_inode_omf *inode = inode_at(FS_ROOT_INO + choose(40), &blk);
+
+	if (!inode || !le32_get(inode->mode))
+		return;
+	inode->nlink = le32_put(choose(4) ? choose(5) : (uint32_t)any_value(le32_get(inode->nlink)));
+	entry_repair(blk);
+}
+
+/* A name goes, what it led to stays. */
+static void plant_lost(void)
+{
+	uint64_t blk = m.image->meta_count ? m.image->meta[choose(m.image->meta_count)] : 0, inode_blk, start, slots;
+	struct fs_dir_leaf_omf *leaf = (struct fs_dir_leaf_omf *)at_block(blk);
+	unsigned slot = choose(FS_DIR_SLOTS);
+	const struct fs_dirent_omf *name;
+	struct fs_inode_omf *dir;
+	struct copy_entry entry;
+
+	if (!entry_get(blk, &entry) || entry.type != FS_DIR_LEAF)
+		return;
+	start = le64_get(leaf->start) & ((1ull << FS_DIR_SLOTS) - 1);
+	dir = inode_at(le64_get(leaf->ino), &inode_blk);
+	if (!dir || !(start & (start - 1)))
+		return;
+	while (!(start >> slot & 1))
+		slot = (slot + 1) % FS_DIR_SLOTS;
+	name = (const struct fs_dirent_omf *)leaf->slots[slot];
+	slots = (FS_DIRENT_HEAD_BYTES + name->name_len + MEDIA_LINE_BYTES - 1) / MEDIA_LINE_BYTES;
+	leaf->start = le64_put(start & ~(1ull << slot));
+	leaf->used = le64_put(le64_get(leaf->used) & ~(((1ull << slots) - 1) << slot));
+	dir->entries = le64_put(le64_get(dir->entries) - 1);
+	dir->size = le64_put(le64_get(dir->size) - MEDIA_LINE_BYTES);
+	entry_repair(blk);
+	entry_repair(inode_blk);
+}
+
 /* ---------------------------------------------------------------- records */
 static _Alignas(64) uint8_t rec[REC_MAX];
 
@@ -417,7 +499,41 @@ static void records_repair(void)
 	}
 }
 
-void mutate(uint8_t *base, const struct pool_image *image, struct draw *d)
+static void change_any(void)
+{
+	switch (choose(19)) {
+	case 0: change_state(); break;
+	case 1: change_entry(); break;
+	case 2: change_summary(); break;
+	case 3: change_superblock(); break;
+	case 4: change_page(); break;
+	case 5: flip(); break;
+	case 6: copy_metadata(); break;
+	case 7:
+	case 8:
+	case 9: change_inode(); break;
+	case 10:
+	case 11:
+	case 12: change_record(); break;
+	case 13: plant_leak(); break;
+	case 14: plant_links(); break;
+	case 15: plant_lost(); break;
+	default: change_metadata(); break;
+	}
+}
+
+/* No more than what a repair mends. */
+static void change_gently(void)
+{
+	switch (choose(4)) {
+	case 0: change_summary(); break;
+	case 1: plant_leak(); break;
+	case 2: plant_links(); break;
+	default: plant_lost(); break;
+	}
+}
+
+void mutate(uint8_t *base, const struct pool_image *image, struct draw *d, bool gently)
 {
 	unsigned count;
 
@@ -426,22 +542,7 @@ void mutate(uint8_t *base, const struct pool_image *image, struct draw *d)
 	m.d = d;
 	count = choose(MUTATIONS_MAX + 1);
 	for (unsigned i = 0; i < count; i++)
-		switch (choose(16)) {
-		case 0: change_state(); break;
-		case 1: change_entry(); break;
-		case 2: change_summary(); break;
-		case 3: change_superblock(); break;
-		case 4: change_page(); break;
-		case 5: flip(); break;
-		case 6: copy_metadata(); break;
-		case 7:
-		case 8:
-		case 9: change_inode(); break;
-		case 10:
-		case 11:
-		case 12: change_record(); break;
-		default: change_metadata(); break;
-		}
+		(gently ? change_gently : change_any)();
 	if (count && image->rec_count && choose(16) != 1)
 		records_repair();
 }

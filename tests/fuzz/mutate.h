@@ -7,7 +7,7 @@
 #include "draw.h"
 #include "pools.h"
 
-/* Changes the pool at base, which holds the image's bytes, as the input chooses. */
-void mutate(uint8_t *base, const struct pool_image *image, struct draw *d);
+/* Changes the pool at base, which holds the image's bytes, as the input chooses. Gently: only as a repair can mend. */
+void mutate(uint8_t *base, const struct pool_image *image, struct draw *d, bool gently);
 
 #endif

@@ -234,7 +234,7 @@ static void fill_wrap(void)
 		const struct copy_rec *rec;
 
 		put(ino, (uint64_t)(i % 8) * BLK, 9 * BLK, (uint8_t)i);
-		make(FS_ROOT_INO, (char[]){ 'a' + i / 26 % 26, 'a' + i % 26, '\0' }, S_IFREG | 0600);
+		make(FS_ROOT_INO, (char[]){ (char)('a' + i / 26 % 26), (char)('a' + i % 26), '\0' }, S_IFREG | 0600);
 		MUST(pools_sync(p.fs));
 		rec = copy_find(p.copy, copy_head(p.copy).seq);
 		if (!rec || rec->pos < last)

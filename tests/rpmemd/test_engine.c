@@ -446,6 +446,27 @@ static unsigned fill_ring(unsigned count, uint64_t settled_lag, unsigned *status
 	return done;
 }
 
+/* Commits lines of a block, which is in place as it was. */
+static unsigned commit_lines(uint64_t blk, uint64_t mask, const uint8_t *page)
+{
+	struct copy_point head = copy_head(copy);
+	struct rec r = { .seq = head.seq + 1 };
+	struct hash128 hash;
+	uint8_t after[4096];
+
+	memcpy(after, pm_ptr(&pm, media_off(blk)), sizeof(after));
+	for (unsigned i = 0; i < 64; i++)
+		if (mask >> i & 1)
+			memcpy(after + i * 64, page + i * 64, 64);
+	redo_begin(builder);
+	redo_lines(builder, blk, MEDIA_META_FIRST, mask, after);
+	cr_assert_eq(redo_finish(builder, r.seq, 1, &head.hash, 1, &r.bytes, &r.len, &hash), 0);
+	req(0, LANE_COMMIT, r.seq);
+	hdr()->tail = le64_put(head.seq);
+	piece(r.bytes, 0, r.len, r.len);
+	return send_ok();
+}
+
 Test(engine, the_ring_wraps_as_long_as_commits_settle)
 {
 	unsigned status, done = fill_ring(500, 1, &status);
@@ -479,6 +500,29 @@ Test(engine, unsettled_records_are_never_applied)
 		;
 	cr_expect_eq(copy_tail(copy).seq, 10);
 	cr_expect_eq(fill_ring(1, UINT64_MAX, &status), 1);
+}
+
+/* What lies in place rots below changed lines: what the records make of it is not what they say, so nothing is applied from
+ * then on, nothing in the ring is given up, and once it is full every commit is told why it is refused. */
+Test(engine, rot_under_changed_lines_stops_the_tail_and_in_the_end_commits)
+{
+	unsigned status;
+	uint64_t tail;
+
+	cr_assert_eq(fill_ring(8, 0, &status), 8);
+	req(0, LANE_CHECKPOINT, 8);
+	cr_assert_eq(send_ok(), WIRE_OK);
+	cr_assert_eq(le64_get(ack.tail_seq), 8);
+	commit_lines(first_blk + 100, 1, page_of[1]);
+	*(uint8_t *)pm_ptr(&pm, media_off(first_blk + 100) + 4000) ^= 1;
+	req(0, LANE_CHECKPOINT, 9);
+	cr_expect_eq(send_ok(), WIRE_DAMAGED);
+	cr_expect_eq(le64_get(ack.tail_seq), 8);
+	cr_expect(!engine_idle(engine));
+	for (tail = 9, status = WIRE_OK; status == WIRE_OK && tail < 1000; tail++)
+		status = commit_lines(first_blk + 101, UINT64_MAX, page_of[tail & 255]);
+	cr_expect_eq(status, WIRE_DAMAGED);
+	cr_expect_eq(copy_tail(copy).seq, 8);
 }
 
 Test(engine, idle_time_settles_in_bounded_steps)
