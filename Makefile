@@ -43,7 +43,7 @@ LIBS = $(PKG_LIBS) -ldl -lm
 # ---------------------------------------------------------------- files
 # What both ends link.
 COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/pool rpmem/pool_map rpmem/pool_lock rpmem/pool_huge rpmem/pool_part rpmem/pmem rpmem/persist \
-          rpmem/redo rpmem/replay rpmem/copy rpmem/copy_open rpmem/copy_omf rpmem/codec rpmem/codec_lane rpmem/fabric rpmem/fabric_ep rpmem/fabric_io rpmem/fabric_wait
+          rpmem/redo rpmem/replay rpmem/copy rpmem/copy_table rpmem/copy_open rpmem/copy_omf rpmem/codec rpmem/codec_lane rpmem/fabric rpmem/fabric_ep rpmem/fabric_io rpmem/fabric_wait
 # The initiator.
 RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/lane rpmem/lane_post rpmem/link rpmem/link_ops
 # librpmem: its own files, and what it takes from the above.
@@ -54,7 +54,7 @@ LIBRPMEM := $(LIBRPMEM_OWN) $(filter-out rpmem/link rpmem/link_ops,$(RPMEM)) rpm
 ENGINE := rpmemd/engine rpmemd/engine_commit rpmemd/engine_sync
 RPMEMD := rpmemd/config rpmemd/store $(ENGINE) rpmemd/served rpmemd/server rpmemd/lanes rpmemd/takeover rpmemd/incarnation rpmemd/method rpmemd/report
 # The file system core and its front ends.
-FSCORE := fs/block fs/fresh fs/alloc fs/op fs/commit fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/rename fs/attr fs/file_read fs/file_stage fs/file_write fs/orphan fs/recover fs/fs \
+FSCORE := fs/block fs/fresh fs/alloc fs/op fs/commit fs/sync fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/rename fs/attr fs/file_read fs/file_stage fs/file_write fs/orphan fs/recover fs/fs \
           fs/fsck fs/fsck_media fs/fsck_inodes fs/fsck_dir fs/fsck_repair
 FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/replication_mkfs fs/restore fs/restore_copy fs/warm fs/progress fs/verify fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_fsck fs/cmd_repair fs/cmd_mount fs/cmd_restore
 

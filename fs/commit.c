@@ -1,4 +1,4 @@
-/* Commits: closing the running one, waiting for its durability, answering waiters, checkpointing.
+/* Commits: closing the running one, waiting for its durability, checkpointing. Who waits for one: sync.c.
  *
  *   running --commit_close--> flying --durable on every attached copy--> settled --rule fulfilled--> acknowledged
  *
@@ -21,8 +21,7 @@ int commit_init(struct fs *fs)
 {
 	fs->running.seq = copy_head(fs->copy).seq + 1;
 	fs->settled = fs->acked = fs->running.seq - 1;
-	fs->waiters_end = &fs->waiters;
-	fs->all_end = &fs->all_waiters;
+	waiters_init(fs);
 	return redo_builder_new(FS_RECORD_MAX(fs), fs->geom.pool_seed, &fs->builder);
 }
 
@@ -37,24 +36,20 @@ bool commit_is_empty(const struct fs *fs)
 	return TAILQ_EMPTY(&fs->dirty) && fs->running.links.n == 0 && fs->running.freed.n == 0;
 }
 
+void fs_commit_soon(struct fs *fs)
+{
+	if (!commit_is_empty(fs))
+		fs->wanted = fs->running.seq;
+}
+
 void fs_fail(struct fs *fs, int err)
 {
 	if (fs->failed)
 		return;
 	fs->failed = err;
 	log_error("pool: no change is taken any more: %s: %s", errmsg_get(), strerror(-err));
-	while (fs->waiters) {
-		struct fs_waiter *waiter = fs->waiters;
-
-		fs_waiter_cancel(waiter);
-		waiter->done(waiter, -EIO);
-	}
-	while (fs->all_waiters) {
-		struct fs_waiter *waiter = fs->all_waiters;
-
-		fs_waiter_cancel(waiter);
-		waiter->done(waiter, -EIO);
-	}
+	waiters_fail(&fs->waiters, -EIO);
+	waiters_fail(&fs->all_waiters, -EIO);
 }
 
 /* ---------------------------------------------------------------- closing */
@@ -331,122 +326,6 @@ int fs_space_wait(struct fs *fs, int err)
 	return -EAGAIN;
 }
 
-/* ---------------------------------------------------------------- waiters */
-
-static void waiter_append(struct fs_waiter ***end, struct fs_waiter *waiter)
-{
-	waiter->next = NULL;
-	waiter->prev = *end;
-	**end = waiter;
-	*end = &waiter->next;
-}
-
-void waiters_add(struct fs *fs, struct fs_waiter *waiter, uint64_t seq)
-{
-	waiter->seq = seq;
-	waiter->fs = fs;
-	waiter_append(&fs->waiters_end, waiter);
-}
-
-void fs_waiter_cancel(struct fs_waiter *waiter)
-{
-	struct fs *fs = waiter->fs;
-
-	if (!waiter->prev)
-		return;
-	*waiter->prev = waiter->next;
-	if (waiter->next)
-		waiter->next->prev = waiter->prev;
-	else if (fs->waiters_end == &waiter->next)
-		fs->waiters_end = waiter->prev;
-	else
-		fs->all_end = waiter->prev;
-	waiter->prev = NULL;
-}
-
-bool waiters_answer(struct fs *fs)
-{
-	bool moved = false;
-
-	while (fs->waiters && fs->waiters->seq <= fs->acked) {
-		struct fs_waiter *waiter = fs->waiters;
-
-		fs_waiter_cancel(waiter);
-		waiter->done(waiter, 0);
-		moved = true;
-	}
-	return moved;
-}
-
-/* Waits for everything up to now; closes the running commit at once when none flies. */
-static void commit_wait(struct fs *fs, struct fs_waiter *waiter)
-{
-	uint64_t seq = commit_is_empty(fs) ? fs->running.seq - 1 : fs->running.seq;
-
-	if (seq > fs->wanted)
-		fs->wanted = seq;
-	waiters_add(fs, waiter, seq);
-	fs_poll(fs);
-}
-
-int fs_sync_inode(struct fs *fs, uint64_t ino, struct fs_waiter *waiter)
-{
-	struct vinode *v = vinode_find(fs, ino);
-	int err;
-
-	if (fs->failed)
-		return -EIO;
-	if (v && v->failed)
-		return v->failed;
-	if (v && v->dirty) {
-		err = stream_link_now(fs, v);
-		if (err)
-			return err;
-	}
-	commit_wait(fs, waiter);
-	return 0;
-}
-
-int fs_sync_all(struct fs *fs, struct fs_waiter *waiter)
-{
-	if (fs->failed)
-		return -EIO;
-	if (!fs->dirty_streams) {
-		commit_wait(fs, waiter);
-		return 0;
-	}
-	fs->link_upto = fs->stream_gen;
-	waiter->seq = fs->stream_gen;
-	waiter->fs = fs;
-	waiter_append(&fs->all_end, waiter);
-	fs_poll(fs);
-	return 0;
-}
-
-void fs_commit_soon(struct fs *fs)
-{
-	if (!commit_is_empty(fs))
-		fs->wanted = fs->running.seq;
-}
-
-/* fs_sync_all's waiters whose streams are all linked now wait for the commit. */
-static bool all_waiters_move(struct fs *fs)
-{
-	bool moved = false;
-
-	while (fs->all_waiters && (!fs->dirty_streams || fs->dirty_streams->gen > fs->all_waiters->seq)) {
-		struct fs_waiter *waiter = fs->all_waiters;
-		uint64_t seq = commit_is_empty(fs) ? fs->running.seq - 1 : fs->running.seq;
-
-		fs_waiter_cancel(waiter);
-		if (seq > fs->wanted)
-			fs->wanted = seq;
-		waiters_add(fs, waiter, seq);
-		moved = true;
-	}
-	return moved;
-}
-
 /* ---------------------------------------------------------------- progress */
 
 static bool settle_progress(struct fs *fs)
@@ -502,7 +381,7 @@ bool fs_poll(struct fs *fs)
 		again = settle_progress(fs);
 		if (fs->dirty_streams && fs->dirty_streams->gen <= fs->link_upto && streams_link_some(fs) == 0)
 			again = true;
-		again |= all_waiters_move(fs);
+		again |= waiters_move(fs);
 		if (!fs->flying.seq && !commit_is_empty(fs) && fs->running.seq <= fs->wanted && commit_close(fs) == 0)
 			again = true;
 		moved |= again;

@@ -155,13 +155,17 @@ void commit_fini(struct fs *fs);
 bool commit_fits(struct fs *fs, uint64_t record_bytes); /* room for an operation, without closing */
 /* err, but -ENOSPC is -EAGAIN while a commit or a checkpoint will bring space: both are asked for. Polls. */
 int fs_space_wait(struct fs *fs, int err);
-void waiters_add(struct fs *fs, struct fs_waiter *waiter, uint64_t seq);
-bool waiters_answer(struct fs *fs);
 /* Replays settled records of at least bytes into place (at most what may be applied now). 0 or -EBADMSG/-EIO. */
 int commit_checkpoint(struct fs *fs, uint64_t bytes);
 uint64_t commit_limit(const struct fs *fs); /* newest seq that may be applied in place */
 /* The local copy failed: log once, fail every waiter. */
 void fs_fail(struct fs *fs, int err);
+
+/* sync.c */
+void waiters_init(struct fs *fs);
+bool waiters_move(struct fs *fs);   /* fs_sync_all's whose streams are all linked now wait for the commit */
+bool waiters_answer(struct fs *fs); /* those of acknowledged commits */
+void waiters_fail(struct fs_waiter **list, int err);
 
 /* fs.c: one step of the oldest orphan; true when there is more to do now */
 bool orphans_step(struct fs *fs);

@@ -13,11 +13,14 @@
  *   content     file_*.c       read, write    stream.c     staged changes of a file
  *   structures  itable.c       inode table    map*.c       file maps     dir*.c        directories
  *               orphan.c       what is to be reclaimed                   fsck*.c       every invariant
- *   core        fs.c           open, clock    block.c      shadow blocks op.c          all or nothing
- *               alloc.c        free blocks    commit.c     commits       format.c      first content
+ *   core        fs.c           open, format   recover.c    what waits in the ring
+ *               block.c        shadow blocks  fresh.c      checksums not in the table yet
+ *               alloc.c        free blocks    op.c         all or nothing
+ *               commit.c       commits        sync.c       who waits for them
  *   replication replication.c  links of a mount            policy.c      what may be acknowledged
  *               members.c      recorded membership         attach.c, catchup.c, pull.c: bringing copies in line
- *               replication_mkfs.c  mkfs of replicas       restore*.c, verify.c, progress.c: rebuilding, comparing */
+ *               replication_mkfs.c  mkfs of replicas       restore*.c, verify.c, progress.c, warm.c: rebuilding,
+ *               comparing */
 #include <stdio.h>
 #include <string.h>
 #include "cmd.h"

@@ -507,12 +507,7 @@ static void stream_failed(struct fs *fs, struct vinode *v, int err)
 	v->failed_len = UINT64_MAX;
 	stream_delist(fs, v);
 	stream_enlist(fs, v);
-	while (fs->all_waiters) {
-		struct fs_waiter *waiter = fs->all_waiters;
-
-		fs_waiter_cancel(waiter);
-		waiter->done(waiter, err);
-	}
+	waiters_fail(&fs->all_waiters, err);
 }
 
 int streams_link_some(struct fs *fs)

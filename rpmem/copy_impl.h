@@ -1,4 +1,4 @@
-/* What copy_open.c, copy.c and replay.c share. Private to these three.
+/* What copy_open.c, copy.c, copy_table.c and replay.c share. Private to these four.
  *
  *   release <= tail <= head         positions in the ring; bytes_* count the distance, so that a wrap needs no thought
  *   |--applied--|--records--|--free--------|
@@ -76,6 +76,12 @@ void copy_ring_read(const struct copy *copy, uint64_t pos, void *to, uint64_t le
 /* Tail fields; the checksum, when all fields are set. */
 void copy_sb_set_tail(struct media_sb_omf *sb, const struct copy_point *at, uint64_t pos, uint64_t used_blks);
 void copy_sb_seal(struct media_sb_omf *sb);
+
+/* Table entry and summary of a block and a group, in place; not durable before the next fence. */
+void copy_entry_store(struct copy *copy, uint64_t blk, const struct copy_entry *entry);
+void copy_summary_store(struct copy *copy, uint64_t group, uint64_t seq, uint32_t used);
+/* Blocks of the group that can be used. */
+uint64_t copy_group_room(const struct copy *copy, uint64_t group);
 
 /* Whether the record continues the history at head; whether the count of used blocks can be what it leaves behind. */
 bool copy_continues(const struct copy *copy, const struct redo_view *v);

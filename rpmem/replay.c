@@ -13,7 +13,8 @@
  *
  * Invariants. A block freed by the same or a later record is not touched, since its new owner may already have written
  * there. All of it may be cut off anywhere and is then done again from the start, possibly in other batches: lines and
- * entries are absolute, a summary's word names the last record it counts. Entries in place are never read here. */
+ * entries are absolute, a summary's word names the last record it counts. Entries in place are never read here. How the
+ * words of both are laid down: copy_table.c. */
 #include "copy_impl.h"
 
 #include <errno.h>
@@ -51,88 +52,6 @@ struct replay {
 	struct touched_group *groups; /* sorted */
 	size_t group_count;
 };
-
-/* ----------------------------------------------------------------------------------------- entries and summaries */
-
-static uint64_t summary_off(const struct copy *copy, uint64_t group)
-{
-	return media_off(media_group_blk(&copy->geom, group));
-}
-
-/* Blocks of the group that can be used. */
-static uint64_t group_room(const struct copy *copy, uint64_t group)
-{
-	return media_group_len(&copy->geom, group) - MEDIA_GROUP_META_BLKS;
-}
-
-int copy_entry_get(const struct copy *copy, uint64_t blk, struct copy_entry *entry)
-{
-	assert(media_blk_valid(&copy->geom, blk));
-	return copy_entry_decode(blk, pm_ptr(copy->pm, media_entry_off(&copy->geom, blk)), entry);
-}
-
-static void entry_store(struct copy *copy, uint64_t blk, const struct copy_entry *entry)
-{
-	struct media_entry_omf omf;
-
-	assert(media_blk_valid(&copy->geom, blk));
-	copy_entry_encode(blk, entry, &omf);
-	pm_write(copy->pm, media_entry_off(&copy->geom, blk), &omf, sizeof(omf));
-}
-
-void copy_entry_put(struct copy *copy, uint64_t blk, const struct copy_entry *entry)
-{
-	assert(copy->page.state == MEDIA_INCONSISTENT);
-	entry_store(copy, blk, entry);
-}
-
-int copy_summary_get(const struct copy *copy, uint64_t group, uint64_t *seq, uint32_t *used)
-{
-	int err;
-
-	assert(group < copy->geom.group_count);
-	err = copy_summary_decode(group, pm_ptr(copy->pm, summary_off(copy, group)), seq, used);
-	if (!err && *used > group_room(copy, group))
-		err = errmsg_set(-EBADMSG, "group %llu: %u used of %llu blocks", (ull)group, *used,
-			(ull)group_room(copy, group));
-	return err;
-}
-
-/* The word goes first and alone, as one 8-byte store. Power fails between it and the check: the word is the old or the
- * new one, both right for replay, which mends the check. */
-static void summary_store(struct copy *copy, uint64_t group, uint64_t seq, uint32_t used)
-{
-	const size_t at = offsetof(struct media_summary_omf, check);
-	struct media_summary_omf omf;
-
-	copy_summary_encode(group, seq, used, &omf);
-	pm_write(copy->pm, summary_off(copy, group), &omf.word, sizeof(omf.word));
-	pm_write(copy->pm, summary_off(copy, group) + at, (const uint8_t *)&omf + at, sizeof(le64_t));
-}
-
-void copy_summary_put(struct copy *copy, uint64_t group, uint64_t seq, uint32_t used)
-{
-	assert(copy->page.state == MEDIA_INCONSISTENT);
-	assert(group < copy->geom.group_count);
-	summary_store(copy, group, seq, used);
-}
-
-/* The sequence becomes the tail's: a group may be told as changed too late, never too early. */
-int copy_mend_summary(struct copy *copy, uint64_t group, uint32_t used)
-{
-	int err = copy_writable(copy);
-
-	if (err)
-		return err;
-	if (copy->item_count)
-		return errmsg_set(-EBUSY, "copy: records wait in the ring");
-	if (group >= copy->geom.group_count || used > group_room(copy, group))
-		return errmsg_set(-EINVAL, "copy: group %llu cannot have %u blocks in use", (ull)group, used);
-	pm_zero(copy->pm, summary_off(copy, group) + offsetof(struct media_summary_omf, zero),
-		sizeof(((struct media_summary_omf *)0)->zero));
-	summary_store(copy, group, copy->tail.seq, used);
-	return copy_fence(copy, PM_POINT_REPAIR);
-}
 
 /* --------------------------------------------------------------------------------------------------- the batch */
 
@@ -389,23 +308,6 @@ static int mark_mixed(struct replay *r)
 
 /* -------------------------------------------------------------------------------------------------- summaries */
 
-/* With a wrong check it is still the old or the new word, provided that a replay that was cut off may have been here; a
- * sequence beyond what any replay reached is damage. */
-int copy_summary_get_torn(const struct copy *copy, uint64_t group, uint64_t *seq, uint32_t *used)
-{
-	const struct media_summary_omf *omf = pm_ptr(copy->pm, summary_off(copy, group));
-	uint64_t word = le64_get(omf->word);
-	int err = copy_summary_get(copy, group, seq, used);
-
-	if (!err)
-		return 0;
-	if (!copy->item_count || (word & 0xffff) > group_room(copy, group) || word >> 16 > copy->replay_seq)
-		return err;
-	*used = word & 0xffff;
-	*seq = word >> 16;
-	return 0;
-}
-
 /* The word as it counts for replay. */
 static int summary_load(const struct copy *copy, struct touched_group *at)
 {
@@ -450,9 +352,9 @@ static int summaries_compute(struct replay *r)
 	for (size_t i = 0; i < r->group_count; i++) {
 		const struct touched_group *at = &r->groups[i];
 
-		if (at->used < 0 || (uint64_t)at->used > group_room(r->copy, at->group))
+		if (at->used < 0 || (uint64_t)at->used > copy_group_room(r->copy, at->group))
 			return errmsg_set(-EBADMSG, "group %llu: %lld blocks used after record %llu, has %llu",
-				(ull)at->group, (long long)at->used, (ull)at->seq, (ull)group_room(r->copy, at->group));
+				(ull)at->group, (long long)at->used, (ull)at->seq, (ull)copy_group_room(r->copy, at->group));
 	}
 	return 0;
 }
@@ -460,7 +362,7 @@ static int summaries_compute(struct replay *r)
 static void summaries_apply(struct replay *r)
 {
 	for (size_t i = 0; i < r->group_count; i++)
-		summary_store(r->copy, r->groups[i].group, r->groups[i].seq, (uint32_t)r->groups[i].used);
+		copy_summary_store(r->copy, r->groups[i].group, r->groups[i].seq, (uint32_t)r->groups[i].used);
 }
 
 /* ------------------------------------------------------------------------------------------------------ lines */
@@ -554,7 +456,7 @@ static void record_apply_entries(struct copy *copy, const struct redo_view *v)
 			.seq = v->seq, .type = le32_get(v->lines[i].type), .csum = le32_get(v->lines[i].csum)
 		};
 
-		entry_store(copy, le64_get(v->lines[i].blk), &entry);
+		copy_entry_store(copy, le64_get(v->lines[i].blk), &entry);
 	}
 	for (uint32_t i = 0; i < v->freed_runs; i++)
 		run_apply(copy, v->seq, &v->freed[i], NULL);
