@@ -64,8 +64,8 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
           common/test_codec \
           rpmem/test_target rpmem/test_fabric rpmem/test_lane rpmem/test_lane_train rpmem/test_link rpmem/test_nonsense rpmem/test_ssh rpmem/test_rpmem_env \
           rpmem/test_librpmem rpmem/test_librpmem_data rpmem/test_librpmem_loss rpmem/test_librpmem_wait rpmem/test_librpmem_so \
-          rpmemd/test_config rpmemd/test_store rpmemd/test_hostile rpmemd/test_hostile_lane rpmemd/test_server rpmemd/test_engine rpmemd/test_train rpmemd/test_lanes rpmemd/test_incarnation rpmemd/test_method rpmemd/test_program \
-          fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_fsck_repair fs/test_namei fs/test_file fs/test_recover fs/test_review fs/test_policy fs/test_attach fs/test_background fs/test_park fs/test_restore fs/test_warm fs/test_mkfs
+          rpmemd/test_config rpmemd/test_store rpmemd/test_hostile rpmemd/test_hostile_lane rpmemd/test_server rpmemd/test_engine rpmemd/test_engine_ring rpmemd/test_engine_plain rpmemd/test_train rpmemd/test_lanes rpmemd/test_incarnation rpmemd/test_method rpmemd/test_program \
+          fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_fsck_repair fs/test_namei fs/test_file fs/test_recover fs/test_review fs/test_random fs/test_policy fs/test_attach fs/test_background fs/test_park fs/test_restore fs/test_warm fs/test_mkfs
 # What fails once, and pools that mean harm.
 SUITES += fs/test_faults fs/test_hostile fs/test_damage
 SUPPORT := tests/support/core_rig tests/support/sim_link tests/support/copy_rig
