@@ -121,7 +121,11 @@ static void orphan_behind_nothing(void) { inode(orphan_a)->orphan_prev = le64_pu
 static void orphan_not_behind(void) { inode(orphan_b)->orphan_next = le64_put(orphan_link); }
 static void orphan_with_names(void) { inode(orphan_dir)->entries = le64_put(1); }
 static void orphan_root_outside(void) { inode(orphan_link)->root = le64_put(1ull << 40); }
-static void inode_block_outside(void) { *node_ptr(le64_get(plant_state(&rig)->itab_root), 1) = le64_put(1); }
+
+static void inode_block_outside(void)
+{
+	*node_ptr(le64_get(plant_state(&rig)->itab_root), filler / FS_INODES_PER_BLOCK) = le64_put(1);
+}
 
 static void empty_node(void)
 {
@@ -187,10 +191,12 @@ static int cutting(void)
 
 static int overwriting(void)
 {
-	static const char blocks[2 * BLK] = "another content";
+	static char blocks[2 * BLK];
 	size_t done = 0;
-	int err = CORE_RIG_TRY(&rig, fs_write(rig.fs, big, 0, blocks, sizeof(blocks), &done));
+	int err;
 
+	memset(blocks, 'x', sizeof(blocks)); /* few lines would travel as such, and free nothing */
+	err = CORE_RIG_TRY(&rig, fs_write(rig.fs, big, 0, blocks, sizeof(blocks), &done));
 	return err ? err : core_rig_sync(&rig, big);
 }
 
@@ -255,4 +261,23 @@ Test(damage, each_lie_is_refused_by_name_where_it_is_met, .timeout = 120)
 			"%zu, %s: nothing else can be done: %s", i, lie->text, errmsg_get());
 		core_rig_free(&rig);
 	}
+}
+
+/* No lie: as many links as there may be. Moving on the spot, or one directory for another, needs none more. */
+Test(damage, the_limit_of_links_holds_for_every_way_to_gain_one)
+{
+	uint64_t ino;
+
+	pool_make();
+	inode(file)->nlink = inode(dir)->nlink = le32_put(FS_LINKS_MAX);
+	seal_all();
+	cr_assert_eq(core_rig_crash(&rig), 0, "%s", errmsg_get());
+	cr_expect_eq(CORE_RIG_TRY(&rig, fs_link(rig.fs, file, FS_ROOT_INO, "one-more")), -EMLINK);
+	cr_expect_eq(CORE_RIG_TRY(&rig, fs_create(rig.fs, dir, "one-more", S_IFDIR, 0, &cred, &ino)), -EMLINK);
+	cr_expect_eq(CORE_RIG_TRY(&rig, fs_rename(rig.fs, FS_ROOT_INO, "other", dir, "other", 0)), -EMLINK);
+	cr_expect_eq(CORE_RIG_TRY(&rig, fs_rename(rig.fs, FS_ROOT_INO, "other", dir, "file", RENAME_EXCHANGE)), -EMLINK);
+	cr_expect_eq(CORE_RIG_TRY(&rig, fs_rename(rig.fs, dir, "file", FS_ROOT_INO, "other", RENAME_EXCHANGE)), -EMLINK);
+	cr_expect_eq(CORE_RIG_TRY(&rig, fs_rename(rig.fs, dir, "below", dir, "moved", 0)), 0);
+	cr_expect_eq(CORE_RIG_TRY(&rig, fs_rename(rig.fs, dir, "moved", FS_ROOT_INO, "other", RENAME_EXCHANGE)), 0);
+	core_rig_free(&rig);
 }
