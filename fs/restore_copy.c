@@ -404,12 +404,12 @@ static int summaries_read(struct copying *c)
 
 int restore_copy(struct copy *copy, struct restore_source *source, struct progress *progress)
 {
-	struct copying c = { .copy = copy, .source = source, .progress = progress };
 	struct media_entry_omf *tables = calloc(GROUPS_AT_HAND * MEDIA_GROUP_BLKS, sizeof(*tables));
+	struct media_summary_omf *summaries = calloc(source->geom.group_count, sizeof(*summaries));
+	struct copying c = { .copy = copy, .source = source, .progress = progress, .summaries = summaries };
 	int err = -ENOMEM;
 
-	c.summaries = calloc(source->geom.group_count, sizeof(*c.summaries));
-	if (!tables || !c.summaries)
+	if (!tables || !summaries)
 		goto free;
 	for (unsigned i = 0; i < GROUPS_AT_HAND; i++)
 		c.groups[i].table = tables + (size_t)i * MEDIA_GROUP_BLKS;
@@ -421,6 +421,6 @@ int restore_copy(struct copy *copy, struct restore_source *source, struct progre
 	(void)source->links[0]->ops->settle(source->links[0]); /* nothing may arrive in what is freed now */
 free:
 	free(tables);
-	free(c.summaries);
+	free(summaries);
 	return err == -ENOMEM ? errmsg_set(err, "no memory for block tables") : err;
 }

@@ -72,7 +72,7 @@ static void hash_short(const struct hash128 *hash, char *text)
 static json_t *local_json(struct fs *fs)
 {
 	struct copy *copy = fs_copy(fs);
-	json_int_t free_bytes, inodes;
+	uint64_t free_bytes, inodes;
 	struct statvfs st;
 
 	if (fs_statfs(fs, &st) != 0)
@@ -80,7 +80,8 @@ static json_t *local_json(struct fs *fs)
 	free_bytes = st.f_bfree * st.f_frsize;
 	inodes = st.f_files - st.f_ffree;
 	return json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I}", "domain", pm_domain_name(copy_pm(copy)->domain), "pool_bytes",
-			 (json_int_t)copy_pm(copy)->len, "free_bytes", free_bytes, "inodes", inodes, "ring_bytes", (json_int_t)copy_geom(copy)->ring_bytes,
+			 (json_int_t)copy_pm(copy)->len, "free_bytes", (json_int_t)free_bytes, "inodes",
+			 (json_int_t)inodes, "ring_bytes", (json_int_t)copy_geom(copy)->ring_bytes,
 			 "ring_used", (json_int_t)copy_ring_used(copy), "tail_seq", (json_int_t)copy_tail(copy).seq);
 }
 

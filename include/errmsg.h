@@ -21,8 +21,7 @@ void errmsg_clear(void);
 #ifdef __clang_analyzer__
 static inline int errmsg_failure(int err)
 {
-	if (err >= 0)
-		__builtin_unreachable();
+	__builtin_assume(err < 0);
 	return err;
 }
 #define errmsg_set(err, ...) errmsg_failure((errmsg_set)(err, __VA_ARGS__))
