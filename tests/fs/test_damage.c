@@ -14,7 +14,7 @@
 static struct core_rig rig;
 static const struct fs_cred cred;
 /* big: a map of two levels; orphan_a, orphan_b: files on the list, b in front; orphan_link, orphan_dir before them */
-static uint64_t dir, below, file, link, big, other, orphan_a, orphan_b, orphan_link, orphan_dir, freed, filler;
+static uint64_t dir, below, file, far_link, big, other, orphan_a, orphan_b, orphan_link, orphan_dir, freed, filler;
 
 /* ---------------------------------------------------------------- the pool */
 
@@ -65,7 +65,7 @@ static void pool_make(void)
 	other = create(FS_ROOT_INO, "other", S_IFDIR | 0755);
 	file = create(dir, "file", S_IFREG | 0644);
 	big = create(FS_ROOT_INO, "big", S_IFREG | 0644);
-	link = link_make("link");
+	far_link = link_make("link");
 	freed = create(FS_ROOT_INO, "freed", S_IFREG | 0644);
 	orphan_dir = create(FS_ROOT_INO, "orphan-dir", S_IFDIR | 0755);
 	orphan_link = link_make("orphan-link");
@@ -105,7 +105,7 @@ static le64_t *node_ptr(uint64_t blk, unsigned idx)
 }
 
 static void no_links(void) { inode(file)->nlink = le32_put(0); }
-static void empty_target(void) { inode(link)->size = le64_put(0); }
+static void empty_target(void) { inode(far_link)->size = le64_put(0); }
 static void few_blocks(void) { inode(big)->blocks = le64_put(1); }
 static void file_as_names(void) { inode(dir)->root = *node_ptr(le64_get(*node_ptr(big_root(), 0)), 0); }
 static void no_entries(void) { inode(dir)->entries = le64_put(0); }
@@ -174,7 +174,7 @@ static int following(void)
 {
 	char text[8];
 
-	return fs_readlink(rig.fs, link, text, sizeof(text), &(size_t){ 0 });
+	return fs_readlink(rig.fs, far_link, text, sizeof(text), &(size_t){ 0 });
 }
 
 static int moving(void)
