@@ -39,6 +39,9 @@ int fab_load(void);
 int fab_listen(const char *provider, const char *address, struct fab **out, uint16_t *port);
 /* Looks the way to a listening target up; connects nothing. -ENOMEDIUM as above, or the host is unknown. */
 int fab_dial(const char *provider, const char *host, uint16_t port, struct fab **out);
+/* When more than planned descriptors are open in this process: ends connections to the listening port of which nothing has
+ * come for silent_ms and that never became an endpoint's. Who calls fab_next calls it now and then; tcp only. */
+void fab_strangers_end(struct fab *fab, unsigned planned, unsigned silent_ms);
 /* Ends listening; established connections live on. */
 void fab_unlisten(struct fab *fab);
 /* All its endpoints are deleted before. NULL is allowed. */

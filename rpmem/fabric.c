@@ -271,6 +271,8 @@ static int listen_start(struct fab *fab, const char *address, uint16_t *port)
 				  address ? address : "any address", lib.strerror(-ret));
 	*port = ntohs(addr.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&addr)->sin6_port :
 						   ((struct sockaddr_in *)&addr)->sin_port);
+	fab->port = *port;
+	fab->fds = opendir("/proc/self/fd");
 	return 0;
 }
 
@@ -328,8 +330,11 @@ void fab_unlisten(struct fab *fab)
 		fi_close(&fab->pep->fid);
 	if (fab->eq)
 		fi_close(&fab->eq->fid);
+	if (fab->fds)
+		closedir(fab->fds);
 	fab->pep = NULL;
 	fab->eq = NULL;
+	fab->fds = NULL;
 }
 
 void fab_close(struct fab *fab)

@@ -3,6 +3,7 @@
 #ifndef RPMEMFS_RPMEM_FABRIC_IMPL_H
 #define RPMEMFS_RPMEM_FABRIC_IMPL_H
 
+#include <dirent.h>
 #include <rdma/fabric.h>
 #include <rdma/fi_cm.h>
 #include <rdma/fi_domain.h>
@@ -17,6 +18,8 @@ struct fab {
 	struct fid_fabric *fabric;
 	struct fid_eq *eq;   /* of the passive endpoint */
 	struct fid_pep *pep; /* NULL: not listening */
+	uint16_t port;       /* listening */
+	DIR *fds;            /* listening: /proc/self/fd, open already when no descriptor is left; NULL: not to be had */
 	char provider[16];
 	bool mr_local, virt_addr, prov_key;
 	bool own_wait;       /* endpoints may sleep on their sockets, not on wait objects of the provider */

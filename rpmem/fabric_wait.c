@@ -29,6 +29,8 @@
 #include <unistd.h>
 #include "errmsg.h"
 
+#define STATE_ESTABLISHED 1 /* of tcpi_state; linux/tcp.h does not name it */
+
 /* ---------------------------------------------------------------- the socket */
 static bool same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
 {
@@ -117,6 +119,50 @@ void fab_wait_fini(struct fab_ep *ep)
 	if (ep->wait_fd >= 0)
 		close(ep->wait_fd);
 	ep->wait_fd = ep->sock = -1;
+}
+
+/* ---------------------------------------------------------------- strangers */
+static uint16_t port_of(const struct sockaddr_storage *name)
+{
+	if (name->ss_family == AF_INET)
+		return ntohs(((const struct sockaddr_in *)(const void *)name)->sin_port);
+	return name->ss_family == AF_INET6 ? ntohs(((const struct sockaddr_in6 *)(const void *)name)->sin6_port) : 0;
+}
+
+/* Endpoints have a time limit: socket_tune. One that is being accepted has just said something. */
+static bool socket_is_strange(int fd, uint16_t port, unsigned silent_ms)
+{
+	struct sockaddr_storage name = { 0 };
+	struct tcp_info info = { 0 };
+	socklen_t name_len = sizeof(name), info_len = sizeof(info), limit_len = sizeof(unsigned);
+	unsigned limit = 0;
+
+	if (getsockname(fd, (struct sockaddr *)&name, &name_len) || port_of(&name) != port)
+		return false;
+	if (getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, &limit_len) || limit)
+		return false;
+	return !getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &info_len) && info.tcpi_state == STATE_ESTABLISHED &&
+	       info.tcpi_last_data_recv > silent_ms;
+}
+
+/* The provider keeps a connection of which no request comes for ever. It is not ours to close, but shut down it ends there, too;
+ * nobody but the caller, by fab_next, closes one. */
+void fab_strangers_end(struct fab *fab, unsigned planned, unsigned silent_ms)
+{
+	struct dirent *entry;
+	int free_fd;
+
+	if (!fab->fds)
+		return;
+	free_fd = fcntl(dirfd(fab->fds), F_DUPFD_CLOEXEC, 0); /* the lowest: as many are open, or more */
+	if (free_fd >= 0)
+		close(free_fd);
+	if (free_fd >= 0 && (unsigned)free_fd < planned)
+		return;
+	rewinddir(fab->fds);
+	while ((entry = readdir(fab->fds)))
+		if (entry->d_name[0] != '.' && socket_is_strange(atoi(entry->d_name), fab->port, silent_ms))
+			shutdown(atoi(entry->d_name), SHUT_RDWR);
 }
 
 /* ---------------------------------------------------------------- sleeping */

@@ -6,6 +6,7 @@
  * Each step's failure is prefixed with the step. The target's numbers are checked before they size anything. */
 #include "session.h"
 
+#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -66,6 +67,14 @@ static int step_hello(struct session *session, const struct deadline *deadline)
 	return 0;
 }
 
+/* A name would be asked of name servers, which take their time. */
+static bool address_is_numeric(const char *address)
+{
+	struct in6_addr addr;
+
+	return inet_pton(AF_INET, address, &addr) == 1 || inet_pton(AF_INET6, address, &addr) == 1;
+}
+
 static int session_check(const struct session_cfg *cfg, const struct ctl_session *info)
 {
 	bool lanes = !(cfg->open_flags & CTL_OPEN_NO_LANES);
@@ -79,6 +88,8 @@ static int session_check(const struct session_cfg *cfg, const struct ctl_session
 	    info->msg_bytes_max < LANE_MSG_BYTES_MIN)
 		return errmsg_set(-EPROTO, "the target offers %u lanes, port %u, %u slots of %u bytes", info->lanes,
 				  info->port, info->rx_slots, info->msg_bytes_max);
+	if (*info->address && !address_is_numeric(info->address))
+		return errmsg_set(-EPROTO, "the target names an address for its lanes that is not numeric");
 	return 0;
 }
 

@@ -41,6 +41,8 @@
 #define ACCEPT_WAIT_MS 50
 #define ACCEPT_LAZY_WAIT_MS 20    /* the session's end waits for it */
 #define REFUSED_LOGGED_MAX 16u    /* strangers cannot fill the log */
+#define STRANGERS_NS 1000000000ull /* between two looks whether they fill the table of descriptors */
+#define STRANGER_SILENT_MS 3000u
 #define TCP_TIMEOUT_MS 15000u
 
 struct tlane {
@@ -69,6 +71,7 @@ struct lanes {
 	pthread_t acceptor;
 	bool stop, ended; /* atomic */
 	unsigned refused_count; /* requests; the acceptor's */
+	uint64_t strangers_ns;  /* newest look; the acceptor's */
 	unsigned count;
 	struct tlane lane[];
 };
@@ -436,6 +439,20 @@ static int accept_one(struct lanes *lanes)
 	return 0;
 }
 
+/* Who connects and says nothing takes a descriptor. */
+static void strangers_end(struct lanes *lanes)
+{
+	unsigned planned = LANES_FDS_REST + LANE_FDS_MAX;
+	uint64_t now = now_ns();
+
+	if (now - lanes->strangers_ns < STRANGERS_NS)
+		return;
+	lanes->strangers_ns = now;
+	for (unsigned i = 0; i < lanes->count; i++)
+		planned += lanes->lane[i].ep ? LANE_FDS_MAX : 0;
+	fab_strangers_end(lanes->fab, planned, STRANGER_SILENT_MS);
+}
+
 static void *acceptor_main(void *arg)
 {
 	struct lanes *lanes = arg;
@@ -444,6 +461,7 @@ static void *acceptor_main(void *arg)
 
 	while (!err && !stopping(lanes) && (lanes->cfg.lazy || !lanes_up(lanes))) {
 		err = accept_one(lanes);
+		strangers_end(lanes);
 		if (!err && !lanes->cfg.lazy && now_ns() > deadline)
 			err = errmsg_set(-ETIMEDOUT, "lanes not connected within %u ms", lanes->cfg.connect_ms);
 	}

@@ -274,7 +274,11 @@ Test(nonsense, numbers_of_a_session)
 	strcpy(m.u.session.address, "no address, but words");
 	say_begin();
 	say_msg(&m);
-	expect_failure(0, true, "no address");
+	expect_failure(-EPROTO, true, "no address");
+	strcpy(m.u.session.address, "localhost");
+	say_begin();
+	say_msg(&m);
+	expect_failure(-EPROTO, true, "a name, which a name server would be asked for");
 }
 
 /* ---------------------------------------------------------------- a port that is no fabric */

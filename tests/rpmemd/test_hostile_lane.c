@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <sys/resource.h>
 #include "errmsg.h"
 #include "rpmem/fabric_impl.h"
 
@@ -139,6 +140,34 @@ Test(hostile_lane, silent_and_babbling_connections_disturb_nobody)
 		close(fds[i]);
 	lane_works(&lane, 2);
 	lane_leave(&lane);
+	daemon_left(&d);
+	pool_intact();
+}
+
+/* Nor when they are as many as the daemon may have descriptors. */
+Test(hostile_lane, strangers_do_not_take_all_descriptors)
+{
+	enum { STRANGERS = 200 };
+	const struct rlimit few = { STRANGERS, STRANGERS };
+	struct ctl_session session;
+	struct daemon d = lanes_start(2, 0, &session);
+	struct lane_connect_msg msg = ticket(&session, 0);
+	struct lane_peer lane, other;
+	int fds[STRANGERS];
+
+	cr_assert_eq(lane_try(&session, &msg, sizeof(msg), &other), 0, "%s", errmsg_get());
+	lane_works(&other, 1);
+	cr_assert_eq(prlimit(d.pid, RLIMIT_NOFILE, &few, NULL), 0);
+	for (unsigned i = 0; i < STRANGERS; i++)
+		fds[i] = port_connect((uint16_t)session.port);
+	msg = ticket(&session, 1);
+	cr_assert_eq(lane_try(&session, &msg, sizeof(msg), &lane), 0, "%s", errmsg_get());
+	lane_works(&lane, 1);
+	lane_works(&other, 2);
+	for (unsigned i = 0; i < STRANGERS; i++)
+		close(fds[i]);
+	lane_leave(&lane);
+	lane_leave(&other);
 	daemon_left(&d);
 	pool_intact();
 }
