@@ -127,9 +127,12 @@ static bool record_at(struct history *h, uint64_t pos, struct redo_view *v)
 	size_t first = left < sizeof(hdr) ? left : sizeof(hdr);
 	uint32_t len;
 
+	memcpy(&hdr.magic, at, sizeof(hdr.magic)); /* most lines are no header: a ring is gone through at memory speed */
+	if (le32_get(hdr.magic) != REDO_MAGIC)
+		return false;
 	memcpy(&hdr, at, first);
 	memcpy((uint8_t *)&hdr + first, start, sizeof(hdr) - first);
-	len = le32_get(hdr.magic) == REDO_MAGIC ? redo_peek_len(&hdr, h->f->geom) : 0;
+	len = redo_peek_len(&hdr, h->f->geom);
 	if (!len)
 		return false;
 	if (len > left) {
@@ -180,7 +183,9 @@ void fsck_history(struct fsck *f)
 		if (whole)
 			check_record(&h, pos, &v);
 		dist += step;
-		pos = (pos + step) % ring;
+		pos += step;
+		if (pos >= ring)
+			pos -= ring;
 	}
 	free(h.buf);
 }

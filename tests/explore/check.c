@@ -146,7 +146,7 @@ static int new_work(struct fs *fs, const char **what)
 
 /* ---------------------------------------------------------------- verdicts */
 
-int check_states(struct fs *fs, const struct model *m, unsigned first, unsigned last, char *why)
+int check_states(struct fs *fs, const struct model *m, unsigned first, unsigned last, unsigned *found, char *why)
 {
 	char *got;
 	int err = view_walk(fs, true, &got);
@@ -166,6 +166,8 @@ int check_states(struct fs *fs, const struct model *m, unsigned first, unsigned 
 		return -1;
 	}
 	free(got);
+	if (found)
+		*found = at;
 	return 0;
 }
 
@@ -213,7 +215,7 @@ static int check_reopen(struct image *image, const char *text, char *why)
 	return err;
 }
 
-int check_image(struct image *image, const struct model *m, unsigned first, unsigned last, char *why)
+int check_image(struct image *image, const struct model *m, unsigned first, unsigned last, unsigned *found, char *why)
 {
 	struct opened o;
 	const char *what;
@@ -222,7 +224,7 @@ int check_image(struct image *image, const struct model *m, unsigned first, unsi
 
 	if (err)
 		return failed_call(why, what, err);
-	err = check_states(o.fs, m, first, last, why);
+	err = check_states(o.fs, m, first, last, found, why);
 	if (!err) {
 		err = new_work(o.fs, &what);
 		if (!err) {

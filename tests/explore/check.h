@@ -8,11 +8,12 @@
 
 #define CHECK_WHY_BYTES 8192u
 
-/* States first..last of the model are allowed. 0, or -1 with why (CHECK_WHY_BYTES). The image is to be reset after it. */
-int check_image(struct image *image, const struct model *model, unsigned first, unsigned last, char *why);
+/* States first..last of the model are allowed. 0 with the one that was found, or -1 with why (CHECK_WHY_BYTES). The image is to be
+ * reset after it. */
+int check_image(struct image *image, const struct model *model, unsigned first, unsigned last, unsigned *found, char *why);
 
-/* The tree of a running core is one of those states. */
-int check_states(struct fs *fs, const struct model *model, unsigned first, unsigned last, char *why);
+/* The tree of a running core is one of those states: *found, which may be NULL. */
+int check_states(struct fs *fs, const struct model *model, unsigned first, unsigned last, unsigned *found, char *why);
 
 /* Recovery alone, for what it does to the image; whatever comes of it. */
 void check_recover(struct image *image);

@@ -191,7 +191,7 @@ static int verdict(struct crash *c, struct primary *p, unsigned away)
 		return 0; /* refused */
 	if (err)
 		return failed(c, "does not come back", err);
-	err = check_states(p->s.fs, &c->run->model, c->first, c->last, c->why);
+	err = check_states(p->s.fs, &c->run->model, c->first, c->last, NULL, c->why);
 	if (c->after == AFTER_ROT)
 		return err && strstr(c->why, "walk after recovery") ? 0 : err; /* an error is no lie */
 	if (err)

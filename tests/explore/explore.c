@@ -1,19 +1,24 @@
-/* The crash-state explorer: explore [--seconds N] [--pairs] [--seed N] [--only JOB] [--planted NAME | --planted-all] [--full]
+/* The crash-state explorer: explore [--seconds N] [--pairs | --triples [--from N] [--count N]] [--seed N] [--only JOB]
+ *                                   [--planted NAME | --planted-all] [--full]
  *
  *   trace.c     events of the pools of one run        run.c, session.c  a workload on a real core, traced
  *   image.c     crash images of one pool              view.c            a file system as text
  *   model.c     what may be found after a crash       check.c           recovery of one image, and what is asked of it
  *   workload.c  what is run                           cuts.c            which images are looked at
+ *   known.c     images that were recovered before     pages.c           pools put back by what changed
  *   cluster.c, cluster_cuts.c                         a primary and two replicas: losses, remounts, restores, crashes of all
  *   jobs.c      workloads by number and name          plants.c          bugs it has to find
  *   report.c    a violation in words                  minimise.c        the shortest workload that shows one
  *
- * Ends after --seconds; 0: when every pair and every triple was explored; --pairs: at the latest when every pair was.
- * --full takes many more images of each. Two processes share the work; one that dies or hangs in an image counts as a
- * violation. Exit status 1 if there was one, or if a planted bug was not found. A violation is seen again with the seed and --only JOB, that of a planted bug with its
- * name as well. */
+ * Pairs, triples with their stems, random workloads and clusters share the time; pairs get most of it. It ends after
+ * --seconds; with 0, and at the latest, when every pair and every triple was explored. --pairs: only pairs. --triples: only
+ * triples, by stems: --count of them from number --from on; what is printed at the end says where to go on. --full takes many
+ * more images of each but the triples. Two processes share the work; one that dies or hangs in an image counts as a
+ * violation. Exit status 1 if there was one, or if a planted bug was not found. A violation is seen again with the seed and
+ * --only JOB, that of a planted bug with its name as well. */
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,8 +41,9 @@ struct worker {
 };
 
 struct shared {
-	_Atomic uint64_t next, cuts, images, violations, done[JOB_KINDS];
-	_Atomic bool stop;
+	_Atomic uint64_t violations, done[JOB_KINDS];
+	_Atomic uint64_t next[JOB_KINDS], spent_us[JOB_KINDS]; /* of the kinds that are taken up */
+	_Atomic uint64_t cuts, images, recovered, exhausted, sampled;
 	struct worker workers[WORKERS];
 };
 
@@ -45,8 +51,12 @@ struct settings {
 	unsigned seconds;
 	struct job_cfg cfg;
 	const char *only, *planted;
-	bool pairs, planted_all;
+	bool planted_all;
+	unsigned share[JOB_KINDS];          /* of the time, of the kinds that are taken up */
+	uint64_t from, end[JOB_KINDS];      /* numbers; from: of stems */
 };
+
+#define SHARES { [JOB_PAIR] = 70, [JOB_STEM] = 12, [JOB_RANDOM] = 6, [JOB_CLUSTER] = 12 }
 
 static struct shared *shared;
 
@@ -60,6 +70,15 @@ static double now(void)
 
 /* ---------------------------------------------------------------- work */
 
+static void stats_share(const struct cuts_stats *stats)
+{
+	shared->cuts += stats->cuts;
+	shared->images += stats->images;
+	shared->recovered += stats->recovered;
+	shared->exhausted += stats->exhausted;
+	shared->sampled += stats->sampled;
+}
+
 /* 0, or -1 after a violation. */
 static int work(const struct settings *set, struct worker *w)
 {
@@ -69,8 +88,7 @@ static int work(const struct settings *set, struct worker *w)
 	int err = job_run(&w->job, &set->cfg, &stats, &w->place, why, &run);
 
 	shared->done[w->job.kind]++;
-	shared->cuts += stats.cuts;
-	shared->images += stats.images;
+	stats_share(&stats);
 	if (err) {
 		shared->violations++;
 		report_violation(&w->job, &set->cfg, &w->place, run, why);
@@ -78,18 +96,52 @@ static int work(const struct settings *set, struct worker *w)
 	return err;
 }
 
-/* Every pair and, unless those are all that is wanted, every triple. */
-static bool all_done(const struct settings *set)
+static bool left(const struct settings *set, enum job_kind kind)
 {
-	return shared->done[JOB_PAIR] + shared->done[JOB_REPLICA] >= jobs_pairs() &&
-	       (set->pairs || shared->done[JOB_TRIPLE] >= jobs_triples());
+	return set->share[kind] && shared->next[kind] < set->end[kind];
 }
 
+/* The kind that had least of its share of the time. JOB_KINDS: all that has an end is at it. */
+static enum job_kind pick(const struct settings *set)
+{
+	enum job_kind best = JOB_KINDS;
+
+	if (!left(set, JOB_PAIR) && !left(set, JOB_STEM))
+		return best;
+	for (enum job_kind kind = 0; kind < JOB_KINDS; kind++)
+		if (left(set, kind) && (best == JOB_KINDS || shared->spent_us[kind] * set->share[best] <
+							     shared->spent_us[best] * set->share[kind]))
+			best = kind;
+	return best;
+}
+
+/* A stem goes with its triples. */
+static void work_piece(const struct settings *set, struct worker *w, enum job_kind kind, uint64_t i)
+{
+	struct job stem;
+
+	job_make(&w->job, &set->cfg, kind, i);
+	stem = w->job;
+	work(set, w);
+	for (uint64_t k = 0; kind == JOB_STEM && k < JOBS_STEM_TRIPLES; k++) {
+		job_make_triple(&w->job, &set->cfg, &stem, k);
+		work(set, w);
+	}
+}
+
+/* Each piece that is taken is finished, so that what was done is all below the next number. */
 static void worker_run(const struct settings *set, struct worker *w, double until)
 {
-	while (!shared->stop && now() < until && !all_done(set)) {
-		job_make(&w->job, &set->cfg, shared->next++);
-		work(set, w);
+	enum job_kind kind;
+
+	while (now() < until && (kind = pick(set)) != JOB_KINDS) {
+		uint64_t i = shared->next[kind]++;
+		double from = now();
+
+		if (i >= set->end[kind])
+			continue;
+		work_piece(set, w, kind, i);
+		shared->spent_us[kind] += (uint64_t)((now() - from) * 1e6);
 	}
 }
 
@@ -134,7 +186,7 @@ static int workers_wait(const struct settings *set, pid_t pids[WORKERS], double 
 			 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 		shared->violations++;
 		report_violation(&shared->workers[i].job, &set->cfg, &shared->workers[i].place, NULL, why);
-		if (now() < until && !shared->stop) {
+		if (now() < until) {
 			pids[i] = worker_start(set, i, until);
 			if (pids[i] < 0)
 				return -errno;
@@ -145,17 +197,33 @@ static int workers_wait(const struct settings *set, pid_t pids[WORKERS], double 
 	return 0;
 }
 
-static void print_done(double seconds)
+static uint64_t least(uint64_t a, uint64_t b)
 {
-	uint64_t pairs = shared->done[JOB_PAIR] + shared->done[JOB_REPLICA], triples = shared->done[JOB_TRIPLE];
+	return a < b ? a : b;
+}
 
-	printf("explored: %llu of %llu pairs (%.1f %%), %llu of %llu triples (%.3f %%), %llu random workloads, %llu clusters; "
-	       "%llu cuts, %llu images, %.1f seconds, %llu violations\n", (unsigned long long)pairs, (unsigned long long)jobs_pairs(),
-	       (double)pairs * 100 / (double)jobs_pairs(), (unsigned long long)triples, (unsigned long long)jobs_triples(),
-	       (double)triples * 100 / (double)jobs_triples(), (unsigned long long)shared->done[JOB_RANDOM],
-	       (unsigned long long)shared->done[JOB_CLUSTER],
-	       (unsigned long long)shared->cuts, (unsigned long long)shared->images, seconds,
-	       (unsigned long long)shared->violations);
+#define ULL(x) ((unsigned long long)(x))
+
+static void print_of(const char *what, uint64_t done, uint64_t all)
+{
+	printf("%llu of %llu %s (%.1f %%), ", ULL(done), ULL(all), what, (double)done * 100 / (double)all);
+}
+
+static void print_done(const struct settings *set, double seconds)
+{
+	printf("explored: ");
+	if (set->share[JOB_PAIR])
+		print_of("pairs", shared->done[JOB_PAIR] + shared->done[JOB_REPLICA], jobs_count(JOB_PAIR));
+	if (set->share[JOB_STEM])
+		print_of("triples", shared->done[JOB_TRIPLE], jobs_count(JOB_TRIPLE));
+	if (set->share[JOB_STEM])
+		printf("stems from %llu to %llu of %llu, ", ULL(set->from), ULL(least(shared->next[JOB_STEM], set->end[JOB_STEM])),
+		       ULL(jobs_count(JOB_STEM)));
+	printf("%llu random workloads, %llu clusters; %llu cuts, ", ULL(shared->done[JOB_RANDOM]),
+	       ULL(shared->done[JOB_CLUSTER]), ULL(shared->cuts));
+	printf("%llu sets of stores with every subset and %llu sampled, ", ULL(shared->exhausted), ULL(shared->sampled));
+	printf("%llu images, %llu of them recovered, the others known, ", ULL(shared->images), ULL(shared->recovered));
+	printf("%.1f seconds, %llu violations\n", seconds, ULL(shared->violations));
 }
 
 static int explore(const struct settings *set)
@@ -163,12 +231,13 @@ static int explore(const struct settings *set)
 	double from = now(), until = set->seconds ? from + set->seconds : from + 1e9;
 	pid_t pids[WORKERS];
 
+	shared->next[JOB_STEM] = set->from;
 	for (unsigned i = 0; i < WORKERS; i++) {
 		pids[i] = worker_start(set, i, until);
 		EXPLORE_MUST(pids[i] < 0 ? -errno : 0);
 	}
 	EXPLORE_MUST(workers_wait(set, pids, until));
-	print_done(now() - from);
+	print_done(set, now() - from);
 	return shared->violations ? 1 : 0;
 }
 
@@ -183,8 +252,8 @@ static int explore_only(const struct settings *set)
 	if (work(set, w))
 		return 1;
 	report_workload(&w->job);
-	printf("explored: %llu cuts, %llu images, 0 violations\n", (unsigned long long)shared->cuts,
-	       (unsigned long long)shared->images);
+	printf("explored: %llu cuts, %llu images, %llu of them recovered, 0 violations\n", ULL(shared->cuts),
+	       ULL(shared->images), ULL(shared->recovered));
 	return 0;
 }
 
@@ -192,17 +261,25 @@ static int explore_only(const struct settings *set)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: explore [--seconds N] [--pairs] [--seed N] [--full] [--planted NAME | --planted-all]\n"
-		"               [--only pair:N|replica:N|triple:N|random:SEED|cluster:N|case:NAME]\nplanted: ");
+	fprintf(stderr, "usage: explore [--seconds N] [--pairs | --triples [--from N] [--count N]] [--seed N] [--full]\n"
+		"               [--planted NAME | --planted-all]\n"
+		"               [--only pair:N|replica:N|stem:N|triple:N|random:SEED|cluster:N|case:NAME]\nplanted: ");
 	plants_print_names();
 	return 2;
 }
 
-static int parse(int argc, char **argv, struct settings *set)
+/* Only pairs, or only stems. */
+static void only_kind(struct settings *set, enum job_kind only)
+{
+	for (enum job_kind kind = 0; kind < JOB_KINDS; kind++)
+		set->share[kind] = kind == only;
+}
+
+static int parse_options(int argc, char **argv, struct settings *set, uint64_t *count)
 {
 	static const struct option options[] = {
 		{ "seconds", 1, NULL, 's' }, { "seed", 1, NULL, 'r' }, { "only", 1, NULL, 'o' }, { "full", 0, NULL, 'f' },
-		{ "pairs", 0, NULL, 'b' },
+		{ "pairs", 0, NULL, 'b' }, { "triples", 0, NULL, 't' }, { "from", 1, NULL, 'm' }, { "count", 1, NULL, 'n' },
 		{ "planted", 1, NULL, 'p' }, { "planted-all", 0, NULL, 'a' }, { 0 },
 	};
 	int c;
@@ -213,14 +290,29 @@ static int parse(int argc, char **argv, struct settings *set)
 		case 'r': set->cfg.seed = strtoull(optarg, NULL, 10); break;
 		case 'o': set->only = optarg; break;
 		case 'f': set->cfg.full = true; break;
-		case 'b': set->pairs = true; break;
+		case 'b': only_kind(set, JOB_PAIR); break;
+		case 't': only_kind(set, JOB_STEM); break;
+		case 'm': set->from = strtoull(optarg, NULL, 10); break;
+		case 'n': *count = strtoull(optarg, NULL, 10); break;
 		case 'a': set->planted_all = true; break;
 		case 'p': set->planted = optarg; break;
 		default: return -EINVAL;
 		}
 	}
-	if (optind != argc || (set->planted && !plants_bug(set->planted)))
+	return optind == argc ? 0 : -EINVAL;
+}
+
+static int parse(int argc, char **argv, struct settings *set)
+{
+	uint64_t count = UINT64_MAX;
+	int err = parse_options(argc, argv, set, &count);
+
+	for (enum job_kind kind = 0; kind < JOB_KINDS; kind++)
+		set->end[kind] = jobs_count(kind);
+	if (err || set->from > set->end[JOB_STEM] || (set->planted && !plants_bug(set->planted)))
 		return -EINVAL;
+	if (count < set->end[JOB_STEM] - set->from)
+		set->end[JOB_STEM] = set->from + count;
 	if (set->planted)
 		set->cfg.bug = *plants_bug(set->planted);
 	return 0;
@@ -228,11 +320,13 @@ static int parse(int argc, char **argv, struct settings *set)
 
 int main(int argc, char **argv)
 {
-	struct settings set = { .seconds = SECONDS_DEFAULT, .cfg = { .seed = 1, .bug = JOB_NO_BUG } };
+	struct settings set = { .seconds = SECONDS_DEFAULT, .cfg = { .seed = 1, .bug = JOB_NO_BUG }, .share = SHARES };
 	int result;
 
 	if (parse(argc, argv, &set))
 		return usage();
+	(void)mallopt(M_MMAP_THRESHOLD, 8 << 20); /* no page faults for the buffers of each recovery */
+	(void)mallopt(M_TRIM_THRESHOLD, 64 << 20);
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	EXPLORE_MUST(shared == MAP_FAILED ? -errno : 0);
 	jobs_init();

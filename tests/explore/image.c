@@ -1,11 +1,11 @@
-/* See image.h. Only pages that a variant or a recovery touched are put back, so an image costs what it changes. */
+/* See image.h. Only pages that a variant, a recovery or the run touched are put back, so an image costs what it changes. */
 #include "image.h"
 
 #include <assert.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#define PAGE 4096u
+#define PAGE PAGES_BYTES
 #define WORD 8u
 
 uint64_t explore_random(uint64_t *state) /* splitmix64 */
@@ -17,21 +17,11 @@ uint64_t explore_random(uint64_t *state) /* splitmix64 */
 	return z ^ z >> 31;
 }
 
-static void touch(struct image *image, uint64_t off, uint64_t len)
-{
-	for (uint64_t page = off / PAGE; len && page <= (off + len - 1) / PAGE; page++) {
-		if (image->touched[page])
-			continue;
-		image->touched[page] = 1;
-		EXPLORE_MUST(vec_push(&image->pages, (uint32_t)page));
-	}
-}
-
 static void work_stored(void *ctx, uint64_t off, const void *bytes, uint64_t len)
 {
 	struct image *image = ctx;
 
-	touch(image, off, len);
+	pages_add(&image->touched, off, len);
 	if (!image->second)
 		return;
 	trace_push(image->second, TRACE_LOCAL, off, bytes, len);
@@ -48,56 +38,116 @@ static bool work_fenced(void *ctx, enum pm_point point)
 	return true;
 }
 
-static uint8_t *memory(uint64_t bytes)
+/* A page's share of the sum: where it lies counts as much as what is in it. */
+static void sum_add(uint64_t sum[2], uint64_t page, const struct hash128 *hash, bool add)
 {
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t part[2], place = page;
 
-	EXPLORE_MUST(p == MAP_FAILED ? -ENOMEM : 0);
-	return p;
+	memcpy(part, hash->b, sizeof(part));
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t mix = part[i] ^ explore_random(&place);
+
+		mix = explore_random(&mix);
+		sum[i] += add ? mix : -mix;
+	}
+}
+
+/* Zeros, all of it. */
+static void hashes_make(struct image *image)
+{
+	uint64_t pages = image->pm.len / PAGE;
+	struct hash128 zeros = csum_hash128(image->base, PAGE);
+
+	image->hashes = calloc(pages, sizeof(*image->hashes));
+	EXPLORE_MUST(image->hashes ? 0 : -ENOMEM);
+	for (uint64_t page = 0; page < pages; page++) {
+		image->hashes[page] = zeros;
+		sum_add(image->sum, page, &zeros, true);
+	}
 }
 
 void image_make(struct image *image, uint64_t bytes)
 {
 	*image = (struct image){ .observer = { .ctx = image, .stored = work_stored, .fence = work_fenced } };
-	pm_init(&image->pm, memory(bytes), bytes, PM_MEMORY);
-	image->base = memory(bytes);
+	pm_init(&image->pm, pages_memory(bytes), bytes, PM_MEMORY);
+	image->base = pages_memory(bytes);
 	image->pm.observer = &image->observer;
-	image->touched = calloc(1, bytes / PAGE);
-	EXPLORE_MUST(image->touched ? 0 : -ENOMEM);
+	pages_make(&image->moved, bytes);
+	pages_make(&image->touched, bytes);
+	pages_make(&image->stale, bytes);
+	hashes_make(image);
 }
 
 void image_free(struct image *image)
 {
 	munmap(image->pm.base, image->pm.len);
 	munmap(image->base, image->pm.len);
-	free(image->touched);
+	free(image->hashes);
+	pages_free(&image->moved);
+	pages_free(&image->touched);
+	pages_free(&image->stale);
 	vec_free(&image->open);
 	vec_free(&image->late);
-	vec_free(&image->pages);
+}
+
+static void base_moves(struct image *image, uint64_t off, uint64_t len)
+{
+	pages_add(&image->moved, off, len);
+	pages_add(&image->stale, off, len);
 }
 
 void image_start(struct image *image, const void *bytes)
 {
 	image_reset(image);
-	memcpy(image->base, bytes, image->pm.len);
-	memcpy(image->pm.base, bytes, image->pm.len);
+	if (image->start != bytes) {
+		for (uint64_t off = 0; off < image->pm.len; off += PAGE)
+			if (memcmp(image->base + off, (const uint8_t *)bytes + off, PAGE) != 0)
+				base_moves(image, off, PAGE);
+		image->start = bytes;
+	}
+	for (size_t i = 0; i < image->moved.list.n; i++) {
+		uint64_t off = (uint64_t)image->moved.list.v[i] * PAGE;
+
+		memcpy(image->pm.base + off, image->start + off, PAGE);
+		pages_add(&image->stale, off, PAGE);
+	}
+	pages_put_back(&image->moved, image->base, image->start);
 	image->open.n = image->late.n = 0;
 }
 
 void image_reset(struct image *image)
 {
-	for (size_t i = 0; i < image->pages.n; i++) {
-		uint32_t page = image->pages.v[i];
+	pages_put_back(&image->touched, image->pm.base, image->base);
+}
 
-		memcpy(image->pm.base + (uint64_t)page * PAGE, image->base + (uint64_t)page * PAGE, PAGE);
-		image->touched[page] = 0;
+struct hash128 image_hash(struct image *image)
+{
+	struct hash128 hash;
+	uint64_t sum[2];
+
+	for (size_t i = 0; i < image->stale.list.n; i++) {
+		uint64_t page = image->stale.list.v[i];
+
+		sum_add(image->sum, page, &image->hashes[page], false);
+		image->hashes[page] = csum_hash128(image->base + page * PAGE, PAGE);
+		sum_add(image->sum, page, &image->hashes[page], true);
 	}
-	image->pages.n = 0;
+	pages_clear(&image->stale);
+	memcpy(sum, image->sum, sizeof(sum));
+	for (size_t i = 0; i < image->touched.list.n; i++) {
+		uint64_t page = image->touched.list.v[i];
+
+		hash = csum_hash128(image->pm.base + page * PAGE, PAGE);
+		sum_add(sum, page, &image->hashes[page], false);
+		sum_add(sum, page, &hash, true);
+	}
+	memcpy(hash.b, sum, sizeof(hash.b));
+	return hash;
 }
 
 void image_poke(struct image *image, uint64_t off, const void *bytes, uint64_t len)
 {
-	touch(image, off, len);
+	pages_add(&image->touched, off, len);
 	memcpy(image->pm.base + off, bytes, len);
 }
 
@@ -172,6 +222,7 @@ static void fence(struct image *image)
 
 		if (!s.flushed)
 			continue;
+		base_moves(image, s.off, s.len);
 		memcpy(image->base + s.off, s.bytes, s.len);
 		memcpy(image->pm.base + s.off, s.bytes, s.len);
 		open_cover(image, s.off, s.len);
@@ -207,7 +258,7 @@ void image_step(struct image *image, const struct trace *trace, const struct tra
 {
 	const uint8_t *bytes = trace->arena.v + event->bytes;
 
-	assert(image->pages.n == 0);
+	assert(image->touched.list.n == 0);
 	switch (event->type) {
 	case TRACE_STORE:
 		EXPLORE_MUST(vec_push(&image->open, ((struct image_store){ event->off, event->len, bytes, true })));
@@ -223,6 +274,7 @@ void image_step(struct image *image, const struct trace *trace, const struct tra
 		break;
 	case TRACE_WIPE:
 		image->open.n = image->late.n = 0;
+		base_moves(image, 0, image->pm.len);
 		memset(image->base, 0, image->pm.len);
 		memset(image->pm.base, 0, image->pm.len);
 		break;
@@ -308,13 +360,54 @@ static void put_pages(struct image *image, size_t i, uint64_t seed)
 	}
 }
 
+/* Goes through the words of the open stores in the order of storing, over base with all before: those that differ from what
+ * lies there count. With take, only those whose bit is set stay. Any subset of the words gives the image of some subset of
+ * these: one that is stored as it was can be left out, or replaced by the one that stored the same before. */
+static unsigned units(struct image *image, unsigned max, const uint64_t *take)
+{
+	VEC(struct image_store) taken = { NULL, 0, 0 };
+	unsigned count = 0;
+
+	for (size_t i = 0; i < image->open.n && count <= max; i++) {
+		const struct image_store *s = &image->open.v[i];
+
+		for (uint64_t at = s->off, end = s->off + s->len, next; at < end && count <= max; at = next) {
+			const uint8_t *bytes = s->bytes + (at - s->off);
+
+			next = (at / WORD + 1) * WORD < end ? (at / WORD + 1) * WORD : end;
+			if (memcmp(image->pm.base + at, bytes, next - at) == 0)
+				continue;
+			if (take && *take >> count & 1)
+				EXPLORE_MUST(vec_push(&taken, ((struct image_store){ at, next - at, bytes, true })));
+			image_poke(image, at, bytes, next - at);
+			count++;
+		}
+	}
+	image_reset(image);
+	for (size_t i = 0; i < taken.n; i++)
+		image_poke(image, taken.v[i].off, taken.v[i].bytes, taken.v[i].len);
+	vec_free(&taken);
+	return count;
+}
+
+unsigned image_units(struct image *image, unsigned max)
+{
+	assert(max <= IMAGE_UNITS_MAX);
+	assert(image->touched.list.n == 0);
+	return units(image, max, NULL);
+}
+
 void image_apply(struct image *image, const struct image_variant *v)
 {
 	uint64_t seed = v->seed;
 	enum part others = explore_random(&seed) & 1 ? PART_ALL : PART_NONE;
 	enum part torn = PART_PREFIX + explore_random(&seed) % (PARTS - PART_PREFIX);
 
-	assert(image->pages.n == 0);
+	assert(image->touched.list.n == 0);
+	if (v->kind == IMAGE_SUBSET) {
+		units(image, IMAGE_UNITS_MAX, &v->seed);
+		return;
+	}
 	for (size_t i = 0; i < image->open.n; i++) {
 		if (v->kind == IMAGE_PAGES)
 			put_pages(image, i, v->seed);
@@ -330,7 +423,7 @@ const char *image_kind_name(enum image_kind kind)
 	static const char *const names[IMAGE_KINDS] = {
 		[IMAGE_NONE] = "none", [IMAGE_ALL] = "all", [IMAGE_ONLY] = "only", [IMAGE_BUT] = "all but",
 		[IMAGE_TORN] = "torn", [IMAGE_RANDOM] = "random", [IMAGE_WORDS] = "words", [IMAGE_PAGES] = "pages",
-		[IMAGE_LATE] = "late",
+		[IMAGE_LATE] = "late", [IMAGE_SUBSET] = "subset",
 	};
 
 	return names[kind];

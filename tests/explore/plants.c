@@ -96,7 +96,7 @@ static void look(const struct planted *p, uint64_t seed, unsigned seconds, struc
 			_exit(1);
 	}
 	for (uint64_t n = 0; now() < until; n++) {
-		job_make(&job, &cfg, n);
+		job_make_any(&job, &cfg, n);
 		if (shows(&job, &cfg, v))
 			_exit(1);
 	}

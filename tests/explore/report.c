@@ -8,7 +8,7 @@
 
 void report_workload(const struct job *job)
 {
-	static const char *const start_names[STARTS] = { "plain", "ring end", "tight" };
+	static const char *const start_names[STARTS] = { "plain", "ring end", "ring seam", "tight" };
 	const struct workload *w = &job->workload;
 	char line[128];
 

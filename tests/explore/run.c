@@ -423,6 +423,29 @@ int run_workload(struct run *run, const struct workload *w, const struct run_sta
 	return err;
 }
 
+static bool event_equal(const struct trace_event *a, const struct trace_event *b)
+{
+	return a->type == b->type && a->pool == b->pool && a->point == b->point && a->off == b->off && a->len == b->len &&
+	       a->bytes == b->bytes && a->op == b->op;
+}
+
+bool run_begins_as(const struct run *run, const struct run *other, unsigned ops)
+{
+	const struct trace *a = &run->trace, *b = &other->trace;
+	unsigned states = other->state_after[ops - 1] + 1;
+
+	if (a->events.n < b->events.n || a->arena.n < b->arena.n || run->model.states.n < states)
+		return false;
+	for (size_t i = 0; i < b->events.n; i++)
+		if (!event_equal(&a->events.v[i], &b->events.v[i]))
+			return false;
+	for (unsigned i = 0; i < states; i++)
+		if (strcmp(run->model.states.v[i], other->model.states.v[i]) != 0)
+			return false;
+	return (!b->arena.n || !memcmp(a->arena.v, b->arena.v, b->arena.n)) &&
+	       !memcmp(run->state_after, other->state_after, ops * sizeof(*run->state_after));
+}
+
 void run_free(struct run *run)
 {
 	trace_free(&run->trace);

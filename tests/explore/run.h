@@ -32,5 +32,8 @@ struct run {
 /* 0, or -1 with why. run is zeroed before the first one; run_free at the end. */
 int run_workload(struct run *run, const struct workload *w, const struct run_start *start, enum pm_point drop);
 void run_free(struct run *run);
+/* Whether the run began as the other one, which has ops operations, did from beginning to end: the same events with the same
+ * bytes, and the same states of the model. Then a crash within that part looks the same in both. */
+bool run_begins_as(const struct run *run, const struct run *other, unsigned ops);
 
 #endif

@@ -8,16 +8,27 @@
 #include <sys/mman.h>
 #include "errmsg.h"
 #include "fs/alloc.h"
+#include "pages.h"
 #include "repl.h"
 #include "tests/support/sim_link.h"
 
 #define REPLICA_NAME "replica"
 #define RING_END_BYTES (3u << 10)  /* the next record starts this close to the end */
+#define RING_SEAM_BYTES (64u << 10) /* more than pairs and triples put into a ring */
 #define TIGHT_BLKS 40u             /* free blocks beside those kept back */
 #define FILL_STEP_BYTES (16u << 10)
+#define PUT_CHECK 512u             /* of so many runs one is made sure to start from what it should */
 
 static struct pm local_pm;        /* one for all runs of the process */
 static struct sim_target *target; /* the same */
+
+/* What a pool holds while no run is under way: between two runs from the same start only what the first one stored to is put
+ * back. */
+static struct pool_state {
+	const uint8_t *bytes; /* NULL: anything */
+	struct pages stored;
+	unsigned runs;
+} states[2];              /* of TRACE_LOCAL, TRACE_REPLICA */
 
 static void pools_make(void)
 {
@@ -25,10 +36,13 @@ static void pools_make(void)
 
 	if (target)
 		return;
-	base = mmap(NULL, RUN_POOL_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	EXPLORE_MUST(base == MAP_FAILED ? -ENOMEM : 0);
+	base = pages_memory(RUN_POOL_BYTES);
 	pm_init(&local_pm, base, RUN_POOL_BYTES, PM_MEMORY);
 	target = sim_target_add(REPLICA_NAME, RUN_POOL_BYTES);
+	for (unsigned i = 0; i < 2; i++) {
+		pages_make(&states[i].stored, RUN_POOL_BYTES);
+		states[i].bytes = NULL;
+	}
 }
 
 void run_pools_free(void)
@@ -38,6 +52,33 @@ void run_pools_free(void)
 	sim_targets_free();
 	target = NULL;
 	munmap(local_pm.base, local_pm.len);
+	for (unsigned i = 0; i < 2; i++)
+		pages_free(&states[i].stored);
+}
+
+/* Every store was seen: now and then that is looked at. */
+static void pool_put(enum trace_pool pool, struct pm *pm, const uint8_t *bytes)
+{
+	struct pool_state *state = &states[pool];
+
+	if (state->bytes == bytes)
+		pages_put_back(&state->stored, pm->base, bytes);
+	else
+		pages_become(pm->base, bytes, RUN_POOL_BYTES);
+	pages_clear(&state->stored);
+	state->bytes = bytes;
+	if (state->runs++ % PUT_CHECK == 0)
+		EXPLORE_MUST(memcmp(pm->base, bytes, RUN_POOL_BYTES) ? -EUCLEAN : 0);
+}
+
+static void pools_stored(const struct trace *trace)
+{
+	for (size_t i = 0; i < trace->events.n; i++) {
+		const struct trace_event *e = &trace->events.v[i];
+
+		if (e->type == TRACE_STORE || e->type == TRACE_PUSH)
+			pages_add(&states[e->pool].stored, e->off, e->len);
+	}
 }
 
 /* ---------------------------------------------------------------- replication */
@@ -116,7 +157,7 @@ static void link_open(struct session *s, const uint8_t *bytes, enum pm_point dro
 	const struct poolset_replica replica = { .name = REPLICA_NAME };
 	const struct repl_cfg cfg = { 0 };
 
-	memcpy(target->pm.base, bytes, RUN_POOL_BYTES);
+	pool_put(TRACE_REPLICA, &target->pm, bytes);
 	EXPLORE_MUST(sim_link_open(&replica, &cfg, &s->link));
 	target->hold = false;
 	link_poll(s);
@@ -139,7 +180,7 @@ void session_begin(struct session *s, const struct run_start *start, const struc
 	s->handle = -1;
 	s->eager = w->eager;
 	s->pm = &local_pm;
-	memcpy(s->pm->base, start->bytes[TRACE_LOCAL], RUN_POOL_BYTES);
+	pool_put(TRACE_LOCAL, s->pm, start->bytes[TRACE_LOCAL]);
 	if (w->replica) {
 		link_open(s, start->bytes[TRACE_REPLICA], drop);
 		cfg.repl = &repl_ops;
@@ -150,17 +191,28 @@ void session_begin(struct session *s, const struct run_start *start, const struc
 	EXPLORE_MUST(fs_open(s->copy, &cfg, &s->fs));
 }
 
+/* What the target does at the end of a session is none of the run's events. */
+static void link_close(struct session *s)
+{
+	static struct trace closing;
+
+	trace_clear(&closing);
+	s->watch[TRACE_REPLICA].trace = &closing;
+	s->link->ops->close(s->link);
+	target->pm.observer = NULL;
+	pools_stored(&closing);
+}
+
 uint64_t session_end(struct session *s)
 {
 	uint64_t dropped = s->watch[TRACE_LOCAL].dropped + s->watch[TRACE_REPLICA].dropped;
 
+	pools_stored(s->trace);
 	fs_close(s->fs);
 	s->pm->observer = NULL;
 	copy_close(s->copy);
-	if (s->link) {
-		target->pm.observer = NULL;
-		s->link->ops->close(s->link);
-	}
+	if (s->link)
+		link_close(s);
 	return dropped;
 }
 
@@ -169,7 +221,7 @@ uint64_t session_end(struct session *s)
 /* The least ring is where wrapping is seen; a larger one lets streams grow before their share is used up. */
 static uint64_t ring_bytes(enum start which)
 {
-	return which == START_RING_END ? MEDIA_RING_BYTES_MIN : 2 * MEDIA_RING_BYTES_MIN;
+	return which == START_RING_END || which == START_RING_SEAM ? MEDIA_RING_BYTES_MIN : 2 * MEDIA_RING_BYTES_MIN;
 }
 
 static void format(struct pm *pm, enum start which)
@@ -216,6 +268,13 @@ static void run_to_ring_end(struct session *s)
 	} while (ring_pos(s) + RING_END_BYTES < copy_geom(s->copy)->ring_bytes);
 }
 
+/* The old records in the middle of the ring go: a workload of a few commits never comes to them, and each recovery parses them
+ * all. Those that it writes over and next to stay. */
+static void empty_middle(struct pm *pm, enum start which)
+{
+	memset(pm->base + media_ring_off(RING_SEAM_BYTES), 0, ring_bytes(which) - 2 * RING_SEAM_BYTES);
+}
+
 static void fill_up(struct session *s)
 {
 	uint64_t off = 0;
@@ -231,10 +290,9 @@ static void fill_up(struct session *s)
 
 static uint8_t *bytes_of(const struct pm *pm)
 {
-	uint8_t *bytes = malloc(pm->len);
+	uint8_t *bytes = pages_memory(pm->len);
 
-	EXPLORE_MUST(bytes ? 0 : -ENOMEM);
-	memcpy(bytes, pm->base, pm->len);
+	pages_become(bytes, pm->base, pm->len);
 	return bytes;
 }
 
@@ -243,6 +301,7 @@ static void make_replica(struct run_start *start)
 	struct copy_page page;
 	struct copy *copy;
 
+	states[TRACE_REPLICA].bytes = NULL;
 	memcpy(target->pm.base, start->bytes[TRACE_LOCAL], RUN_POOL_BYTES);
 	EXPLORE_MUST(copy_open(&target->pm, false, &copy));
 	page = *copy_page(copy);
@@ -260,6 +319,7 @@ void run_start_make(struct run_start *start, enum start which)
 	struct session s;
 
 	pools_make();
+	states[TRACE_LOCAL].bytes = NULL;
 	memset(local_pm.base, 0, RUN_POOL_BYTES);
 	format(&local_pm, which);
 	model_init(&start->model);
@@ -267,21 +327,24 @@ void run_start_make(struct run_start *start, enum start which)
 	session_begin(&s, start, &plain, &trace, &start->model, TRACE_DROP_NONE, why);
 	for (unsigned i = 0; i < workload_setup_count; i++)
 		start_op(&s, workload_setup[i]);
-	if (which == START_RING_END)
+	if (which == START_RING_END || which == START_RING_SEAM)
 		run_to_ring_end(&s);
 	if (which == START_TIGHT)
 		fill_up(&s);
 	start_op(&s, (struct op){ .kind = OP_SYNC_ALL });
 	start_op(&s, (struct op){ .kind = OP_CHECKPOINT });
 	session_end(&s);
-	memcpy(start->bytes[TRACE_LOCAL], local_pm.base, RUN_POOL_BYTES);
+	states[TRACE_LOCAL].bytes = NULL;
+	if (which == START_RING_SEAM)
+		empty_middle(&local_pm, which);
+	pages_become(start->bytes[TRACE_LOCAL], local_pm.base, RUN_POOL_BYTES);
 	make_replica(start);
 	trace_free(&trace);
 }
 
 void run_start_free(struct run_start *start)
 {
-	free(start->bytes[TRACE_LOCAL]);
-	free(start->bytes[TRACE_REPLICA]);
+	munmap(start->bytes[TRACE_LOCAL], RUN_POOL_BYTES);
+	munmap(start->bytes[TRACE_REPLICA], RUN_POOL_BYTES);
 	model_free(&start->model);
 }

@@ -76,7 +76,7 @@ void workload_pair(struct workload *w, unsigned i)
 {
 	const struct op *first = &pair_ops[i / PAIR_OPS], *second = &pair_ops[i % PAIR_OPS];
 
-	*w = (struct workload){ .eager = i & 1, .file = i % 4 == 3, .start = i % 5 == 0 ? START_RING_END : START_PLAIN };
+	*w = (struct workload){ .eager = i & 1, .file = i % 4 == 3, .start = i % 5 == 0 ? START_RING_SEAM : START_PLAIN };
 	add(w, *first);
 	add(w, *second);
 	add(w, (struct op){ .kind = OP_FSYNC, .path = "/" }); /* the name space alone: no content but what the two linked */
@@ -125,23 +125,36 @@ static const struct op triple_syncs[] = {
 };
 #define TRIPLE_SYNCS (sizeof(triple_syncs) / sizeof(*triple_syncs))
 
+unsigned workload_stems(void)
+{
+	return TRIPLE_OPS * TRIPLE_SYNCS * TRIPLE_OPS * TRIPLE_SYNCS;
+}
+
 uint64_t workload_triples(void)
 {
-	return TRIPLE_OPS * TRIPLE_OPS * TRIPLE_OPS * TRIPLE_SYNCS * TRIPLE_SYNCS;
+	return workload_stems() * TRIPLE_OPS;
+}
+
+/* How it is run is drawn for each stem, so that all ways meet all operations. */
+void workload_stem(struct workload *w, unsigned i)
+{
+	uint64_t state = i, draw = explore_random(&state);
+
+	*w = (struct workload){ .start = draw % 3 == 0 ? START_RING_SEAM : START_PLAIN, .replica = draw >> 8 & 1,
+				.eager = draw >> 9 & 1, .file = (draw >> 10) % 8 == 0 };
+	for (unsigned part = 0; part < 2; part++) {
+		add(w, triple_ops[i % TRIPLE_OPS]);
+		i /= TRIPLE_OPS;
+		add(w, triple_syncs[i % TRIPLE_SYNCS]);
+		i /= TRIPLE_SYNCS;
+	}
 }
 
 void workload_triple(struct workload *w, uint64_t i)
 {
-	*w = (struct workload){ .start = i % 3 == 0 ? START_RING_END : START_PLAIN, .replica = i & 1, .eager = i & 2,
-				.file = i % 8 == 5 };
-	for (unsigned part = 0; part < 3; part++) {
-		add(w, triple_ops[i % TRIPLE_OPS]);
-		i /= TRIPLE_OPS;
-		if (part < 2) {
-			add(w, triple_syncs[i % TRIPLE_SYNCS]);
-			i /= TRIPLE_SYNCS;
-		}
-	}
+	workload_stem(w, (unsigned)(i % workload_stems()));
+	w->quiet = WORKLOAD_STEM_OPS;
+	add(w, triple_ops[i / workload_stems()]);
 	add(w, (struct op){ OP_FSYNC, "/a", NULL, 0, 0 });
 	add(w, (struct op){ .kind = OP_SYNC_ALL });
 }

@@ -36,6 +36,7 @@ struct op {
 enum start {
 	START_PLAIN,    /* ring empty, its position at the start */
 	START_RING_END, /* the next records wrap around */
+	START_RING_SEAM, /* the same, with old records only where pairs and triples come to: quicker to recover */
 	START_TIGHT,    /* few free blocks: freed ones are used again soon */
 	STARTS
 };
@@ -63,9 +64,14 @@ extern const unsigned workload_setup_count;
 /* Pair number i of workload_pairs(), each followed by syncs, idle work and a checkpoint. */
 unsigned workload_pairs(void);
 void workload_pair(struct workload *w, unsigned i);
-/* Triple number i of workload_triples(): three operations with each kind of sync, or none, behind the first and the second. */
+/* Triple number i of workload_triples(): three operations with each kind of sync, or none, behind the first and the second.
+ * The first two with their syncs are its stem: number i % workload_stems(), a workload of its own, whose crash points are
+ * those of every triple that has it. */
 uint64_t workload_triples(void);
 void workload_triple(struct workload *w, uint64_t i);
+unsigned workload_stems(void);
+void workload_stem(struct workload *w, unsigned i);
+#define WORKLOAD_STEM_OPS 4u
 /* Cluster number i, of any: operations, losses, returns, remounts and restores by seed. */
 void workload_cluster(struct workload *w, uint64_t i);
 /* Short ones made for one rule each. NULL: no such one. */
