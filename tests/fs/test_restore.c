@@ -442,6 +442,50 @@ Test(restore, rot_everywhere_fails_and_names_the_block)
 	unmount();
 }
 
+/* Tables and summaries are each copy's own: a damaged one is read from another copy, and named when there is none. */
+static void entry_damage(unsigned target)
+{
+	uint64_t blk = copy_geom(copy)->group0_blk + MEDIA_GROUP_META_BLKS;
+
+	sim_targets[target].pm.base[media_entry_off(copy_geom(copy), blk)] ^= 1;
+}
+
+static void summary_damage(unsigned target)
+{
+	sim_targets[target].pm.base[media_off(copy_geom(copy)->group0_blk)] ^= 1;
+}
+
+/* The ring of each replica is empty, so that nothing mends what is damaged then. */
+static void restore_damaged(void (*damage)(unsigned target), bool both)
+{
+	cr_assert_eq(fs_checkpoint(fs), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		struct copy *other = sim_targets[i].copy;
+
+		cr_assert_eq(copy_checkpoint(other, copy_head(other).seq, UINT64_MAX), 0, "%s", errmsg_get());
+		if (i == 0 || both)
+			damage(i);
+	}
+	unmount();
+	unlink(part_path);
+	rc.from = "a";
+	cr_assert_eq(restore_run(&rc), both ? RESTORE_FAILED : RESTORE_DONE, "%s", errmsg_get());
+	if (both)
+		return;
+	mount();
+	expect_bytes(0, 3 * MIB, 1);
+	unmount();
+}
+
+Test(restore, damaged_entry_comes_from_another_replica) { restore_damaged(entry_damage, false); }
+Test(restore, damaged_summary_comes_from_another_replica) { restore_damaged(summary_damage, false); }
+
+Test(restore, tables_damaged_everywhere_fail_and_are_named)
+{
+	restore_damaged(summary_damage, true);
+	cr_expect_not_null(strstr(errmsg_get(), "summary of group 0 is damaged"), "'%s'", errmsg_get());
+}
+
 /* ---------------------------------------------------------------- verify */
 
 Test(restore, verify_says_where_copies_differ)

@@ -581,12 +581,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	FUZZ_CHECK(mmap(pool, POOLS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, image->fd, 0) == pool);
 	pm_init(&s.pm, pool, POOLS_BYTES, PM_MEMORY);
 	kind = choose(8);
-	mutate(pool, image, &s.d, kind == 1);
+	mutate(pool, image, &s.d, kind == 1 || kind == 2);
 	peer_choose();
 	switch (kind) {
 	case 0: session_read_only(); break;
 	case 1:
-	case 2: session_repair(); break;
+	case 2:
+	case 3: session_repair(); break;
 	default: session(); break;
 	}
 	return 0;

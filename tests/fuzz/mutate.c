@@ -282,17 +282,30 @@ static void plant_links(void)
 	entry_repair(blk);
 }
 
+/* A leaf of names; more often the root's, where each inode has one name only. 0: none. */
+static uint64_t any_leaf(void)
+{
+	struct copy_entry entry;
+	uint64_t blk;
+	const struct fs_inode_omf *root = choose(3) ? inode_at(FS_ROOT_INO, &blk) : NULL;
+
+	if (root && !le32_get(root->height))
+		blk = le64_get(root->root);
+	else
+		blk = m.image->meta_count ? m.image->meta[choose(m.image->meta_count)] : 0;
+	return entry_get(blk, &entry) && entry.type == FS_DIR_LEAF ? blk : 0;
+}
+
 /* A name goes, what it led to stays. */
 static void plant_lost(void)
 {
-	uint64_t blk = m.image->meta_count ? m.image->meta[choose(m.image->meta_count)] : 0, inode_blk, start, slots;
+	uint64_t blk = any_leaf(), inode_blk, start, slots;
 	struct fs_dir_leaf_omf *leaf = (struct fs_dir_leaf_omf *)at_block(blk);
 	unsigned slot = choose(FS_DIR_SLOTS);
 	const struct fs_dirent_omf *name;
 	struct fs_inode_omf *dir;
-	struct copy_entry entry;
 
-	if (!entry_get(blk, &entry) || entry.type != FS_DIR_LEAF)
+	if (!blk)
 		return;
 	start = le64_get(leaf->start) & ((1ull << FS_DIR_SLOTS) - 1);
 	dir = inode_at(le64_get(leaf->ino), &inode_blk);
