@@ -156,7 +156,7 @@ int fab_ep_new(struct fab *fab, const struct fab_ep_cfg *cfg, struct fab_ep **ou
 
 void fab_ep_shutdown(struct fab_ep *ep)
 {
-	if (!__atomic_exchange_n(&ep->down, true, __ATOMIC_ACQ_REL) && ep->ep)
+	if (!__atomic_exchange_n(&ep->down, true, __ATOMIC_ACQ_REL) && ep->enabled)
 		fi_shutdown(ep->ep, 0);
 }
 
@@ -199,6 +199,7 @@ static int ep_start(struct fab_ep *ep, struct fi_info *info)
 		ret = fi_enable(ep->ep);
 	if (ret)
 		return errmsg_set(fab_errno(ret), "fabric endpoint: %s", fab_strerror(-ret));
+	ep->enabled = true;
 	for (unsigned i = 0; i < ep->rx.count; i++) {
 		int err = fab_recv(ep, i);
 
@@ -256,6 +257,8 @@ int fab_ep_accept(struct fab_ep *ep, struct fab_request *req, const void *data, 
 
 	assert(len <= FAB_CM_BYTES_MAX);
 	err = ep_start(ep, info);
+	if (!ep->ep) /* nobody has taken the connection: the peer would wait, and its socket stay here */
+		fi_reject(ep->fab->pep, info->handle, NULL, 0);
 	fab_freeinfo(info);
 	if (err)
 		return err;

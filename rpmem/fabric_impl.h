@@ -88,6 +88,7 @@ struct fab_ep {
 	bool armed;          /* own_wait: wait_fd also wakes when the socket takes more */
 	uint64_t moved;      /* bytes in and out when fab_moved was asked */
 	int err; /* why the connection ended */
+	bool enabled;        /* ep has its queues: without them tcp's fi_shutdown crashes */
 	bool connected;
 	bool down; /* shut down: atomic */
 	size_t reply_len;

@@ -61,20 +61,20 @@ static bool socket_is(int fd, const struct sockaddr_storage *name, const struct 
 	return !getpeername(fd, (struct sockaddr *)&other, &len) && same_address(&other, peer);
 }
 
-/* Newer versions hand the socket out, 1.17 does not: it is the one with the endpoint's two names. -1: none. */
+/* Newer versions hand the socket out, 1.17 does not: it is the one with the endpoint's two names. -ENOENT: none. */
 static int socket_find(struct fab_ep *ep)
 {
 	struct sockaddr_storage name = { 0 }, peer = { 0 };
 	size_t name_len = sizeof(name), peer_len = sizeof(peer);
 	struct dirent *entry;
-	int found = -1;
+	int found = -ENOENT;
 	DIR *dir;
 
 	if (fi_getname(&ep->ep->fid, &name, &name_len) || fi_getpeer(ep->ep, &peer, &peer_len))
-		return -1;
+		return -ENOENT;
 	dir = opendir("/proc/self/fd");
 	if (!dir)
-		return -1;
+		return -errno; /* -EMFILE is no fault of the connection */
 	while (found < 0 && (entry = readdir(dir)))
 		if (entry->d_name[0] != '.' && socket_is(atoi(entry->d_name), &name, &peer))
 			found = atoi(entry->d_name);
@@ -100,13 +100,17 @@ static void socket_tune(int fd, unsigned timeout_ms)
 int fab_wait_init(struct fab_ep *ep)
 {
 	struct epoll_event event = { .events = EPOLLIN };
+	int sock = socket_find(ep);
 
-	ep->sock = socket_find(ep);
-	if (ep->sock >= 0)
-		socket_tune(ep->sock, ep->timeout_ms);
+	if (sock < 0 && sock != -ENOENT)
+		return errmsg_set(sock, "fabric: /proc/self/fd: %s", strerror(-sock));
+	if (sock >= 0) {
+		ep->sock = sock;
+		socket_tune(sock, ep->timeout_ms);
+	}
 	if (!ep->own_wait)
 		return 0;
-	if (ep->sock < 0)
+	if (sock < 0)
 		return errmsg_set(-EIO, "fabric: the connection's socket cannot be found (is /proc mounted?)");
 	ep->wait_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (ep->wait_fd < 0 || epoll_ctl(ep->wait_fd, EPOLL_CTL_ADD, ep->sock, &event))

@@ -68,6 +68,7 @@ struct lanes {
 	struct lanes_cfg cfg;
 	struct fab *fab;
 	bool rma, told; /* told: the session's answer has said so */
+	bool asked;     /* for a lane, with the right token; the acceptor's, then lanes_close's */
 	pthread_t acceptor;
 	bool stop, ended; /* atomic */
 	unsigned refused_count; /* requests; the acceptor's */
@@ -427,6 +428,7 @@ static int accept_one(struct lanes *lanes)
 	if (fab_next(lanes->fab, lanes->cfg.lazy ? ACCEPT_LAZY_WAIT_MS : ACCEPT_WAIT_MS, &req))
 		return 0;
 	lane = request_lane(lanes, &req);
+	lanes->asked = lanes->asked || lane;
 	if (lane && lanes->cfg.lazy) {
 		lane_accept_lazy(lane, &req);
 		return 0;
@@ -525,16 +527,10 @@ free_lanes:
 	return err;
 }
 
-bool lanes_used(struct lanes *lanes)
+bool lanes_close(struct lanes *lanes)
 {
-	for (unsigned i = 0; i < lanes->count; i++)
-		if (__atomic_load_n(&lanes->lane[i].up, __ATOMIC_ACQUIRE))
-			return true;
-	return false;
-}
+	bool asked;
 
-void lanes_close(struct lanes *lanes)
-{
 	__atomic_store_n(&lanes->stop, true, __ATOMIC_RELEASE);
 	pthread_join(lanes->acceptor, NULL);
 	for (unsigned i = 0; i < lanes->count; i++)
@@ -543,5 +539,7 @@ void lanes_close(struct lanes *lanes)
 	for (unsigned i = 0; i < lanes->count; i++)
 		if (lanes->lane[i].started)
 			pthread_join(lanes->lane[i].thread, NULL);
+	asked = lanes->asked;
 	lanes_free(lanes);
+	return asked;
 }

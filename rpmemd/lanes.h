@@ -34,11 +34,9 @@ struct lanes_cfg {
  * -ENOMEDIUM: provider not usable (errmsg says why). */
 int lanes_open(const struct lanes_cfg *cfg, struct ctl_session *session, struct lanes **out);
 
-/* Whether a lane was ever connected. */
-bool lanes_used(struct lanes *lanes);
-
 /* Shuts every endpoint down, joins the threads, destroys every endpoint and memory region: after it no write of the old
- * session can arrive. */
-void lanes_close(struct lanes *lanes);
+ * session can arrive. Whether a lane was ever asked for with the session's token: by somebody who has heard of the session,
+ * then, and may take the lane for connected whatever became of it here. */
+bool lanes_close(struct lanes *lanes);
 
 #endif

@@ -310,13 +310,15 @@ free_served:
 
 /* ---------------------------------------------------------------- closing */
 
-static void detach(struct served *s)
+/* Whether a lane was asked for. */
+static bool detach(struct served *s)
 {
-	if (s->lanes)
-		lanes_close(s->lanes);
+	bool asked = s->lanes && lanes_close(s->lanes);
+
 	engine_delete(s->engine);
 	if (s->copy)
 		copy_close(s->copy);
+	return asked;
 }
 
 /* The marks go last, when the lock is free: who sees the lock held sees whose it is. */
@@ -337,13 +339,12 @@ void served_close(struct served *s)
 {
 	if (!s)
 		return;
-	if (s->unheard && !lanes_used(s->lanes)) {
+	if (detach(s) || !s->unheard) {
+		store_close(&s->store);
+	} else {
 		log_notice("%s: removed again: nobody has used it since it was made", s->store.set->path);
-		served_discard(s);
-		return;
+		store_discard(&s->store);
 	}
-	detach(s);
-	store_close(&s->store);
 	served_free(s);
 }
 

@@ -28,7 +28,7 @@ int served_open(const struct served_cfg *cfg, const struct ctl_msg *req, struct 
  * What it changed is durable on return. Errors with errmsg: as wire.h says; -EIO: the medium failed, end the session. */
 int served_handle(struct served *served, const struct ctl_msg *req, struct ctl_msg *answer);
 
-/* The initiator has heard of the session: it sent another message. Until then, or until a lane was connected, a plain pool that
+/* The initiator has heard of the session: it sent another message. Until then, or until a lane was asked for, a plain pool that
  * CREATE made for lanes is removed again when the session ends: whoever asked for it does not know that it is there. */
 void served_heard(struct served *served);
 
