@@ -10,6 +10,7 @@
 #include "pool.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -280,10 +281,22 @@ static int headers_create(struct build *b, const struct pool_attr *attr)
 	return err;
 }
 
+/* Headers of before and of after beside each other are no pool. */
+static void headers_undo(struct pool *pool, unsigned count, const struct poolhdr_omf *old)
+{
+	char text[ERRMSG_BYTES_MAX];
+
+	snprintf(text, sizeof(text), "%s", errmsg_get());
+	if (headers_write(pool, count, old))
+		log_error("part %s: the old headers cannot be put back, and the pool not be opened: %s", pool->parts[0].path,
+			  errmsg_get());
+	errmsg_set(0, "%s", text);
+}
+
 int pool_set_attr(struct pool *pool, const struct pool_attr *attr)
 {
 	unsigned count = pool_hdr_count(pool);
-	struct poolhdr_omf *hdrs;
+	struct poolhdr_omf *hdrs, *old;
 	int err;
 
 	if (!count)
@@ -292,15 +305,19 @@ int pool_set_attr(struct pool *pool, const struct pool_attr *attr)
 		return errmsg_set(-EINVAL, "a pool with headers needs attributes");
 	if ((attr->incompat ^ pool->attr.incompat) & POOLHDR_INCOMPAT_SINGLEHDR)
 		return errmsg_set(-EINVAL, "SINGLEHDR cannot change");
-	hdrs = calloc(count, sizeof(*hdrs));
+	hdrs = calloc(2 * (size_t)count, sizeof(*hdrs));
 	if (!hdrs)
 		return fail_memory();
+	old = hdrs + count;
 	err = headers_read(pool, count, hdrs);
 	if (err)
 		goto free_hdrs;
+	memcpy(old, hdrs, count * sizeof(*hdrs));
 	poolhdr_update(hdrs, count, attr);
 	err = headers_write(pool, count, hdrs);
-	if (!err)
+	if (err)
+		headers_undo(pool, count, old);
+	else
 		err = poolhdr_check(hdrs, count, &pool->attr);
 free_hdrs:
 	free(hdrs);

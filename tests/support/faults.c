@@ -99,6 +99,16 @@ unsigned fault_disarm(bool *hit)
 	return count;
 }
 
+bool fault_hit(void)
+{
+	bool hit;
+
+	pthread_mutex_lock(&fault.lock);
+	hit = fault.hit;
+	pthread_mutex_unlock(&fault.lock);
+	return hit;
+}
+
 static void site_pass(const void *site)
 {
 	unsigned i = 0;

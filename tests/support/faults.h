@@ -33,6 +33,8 @@ extern const char *const fault_names[FAULT_KINDS];
 void fault_arm(enum fault_kind kind, unsigned n);
 /* How many there were; *hit (if given): one has failed. */
 unsigned fault_disarm(bool *hit);
+/* Whether one has failed since then. */
+bool fault_hit(void);
 /* For whoever stands in a call's way: whether this one fails. site: where it is called from. */
 bool fault_at(enum fault_kind kind, const void *site);
 #define fault_now(kind) fault_at(kind, __builtin_return_address(0))
