@@ -1,11 +1,11 @@
-/* What librpmem and its target call fails once, in turn: allocations, descriptors, threads, mappings, system calls on files,
- * messages of the control channel (refused, cut off, torn), everything posted to the fabric and each look at what came of it; at
- * the initiator and at the target. Both run in this process (tests/support/fault_rig.h).
+/* What librpmem and its target call fails once, in turn: allocations, descriptors, threads, mappings, system calls on
+ * files, messages of the control channel (refused, cut off, torn), everything posted to the fabric and each look at
+ * what came of it; at the initiator and at the target. Both run in this process (tests/support/fault_rig.h).
  *
- * A run creates a pool, persists, flushes and drains in every way on two lanes, changes its attributes, reads, closes, opens,
- * compares and removes. A call that fails says so with the right errno, leaves nothing behind, and works when it is tried again;
- * what was acknowledged is in the pool, byte by byte; a data call fails for want of memory or descriptors and for a medium that
- * failed only, because sessions are replaced. */
+ * A run creates a pool, persists, flushes and drains in every way on two lanes, changes its attributes, reads,
+ * closes, opens, compares and removes. A call that fails says so with the right errno, leaves nothing behind, and
+ * works when it is tried again; what was acknowledged is in the pool, byte by byte; a data call fails for want of
+ * memory or descriptors and for a medium that failed only, because sessions are replaced. */
 #include "tests/support/rpmem_rig.h"
 
 #include <poll.h>
@@ -286,9 +286,9 @@ static void each(enum fault_kind kind, enum fault_side side, unsigned least)
 	cr_expect_geq(hits, least);
 }
 
-/* Found by them: far_descriptors, a pool removed although its create had succeeded, because the lane that its initiator had
- * connected failed at the target; far_posts, a crash and an initiator left waiting when an endpoint could not be made;
- * near_descriptors, a session given up for want of a descriptor. */
+/* Found by them: far_descriptors, a pool removed although its create had succeeded, because the lane that its
+ * initiator had connected failed at the target; far_posts, a crash and an initiator left waiting when an endpoint
+ * could not be made; near_descriptors, a session given up for want of a descriptor. */
 #define EACH(name, kind, near, far)              \
 	Test(rpmem_faults, near_##name)          \
 	{                                        \

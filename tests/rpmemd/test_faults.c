@@ -1,8 +1,9 @@
-/* What the pool store calls fails once, in turn: allocations, mappings and msync, system calls on files, descriptors. A set of
- * two parts, one of which is an empty file that was there before, lies on what says that it is a disk.
+/* What the pool store calls fails once, in turn: allocations, mappings and msync, system calls on files, descriptors.
+ * A set of two parts, one of which is an empty file that was there before, lies on what says that it is a disk.
  *
- * A run creates, changes the attributes, opens, stores and removes. What fails says so with the errno of the fault, leaves no
- * descriptor, mapping, lock or part behind, and works when it is tried again; a change of attributes that failed has changed none. */
+ * A run creates, changes the attributes, opens, stores and removes. What fails says so with the errno of the fault,
+ * leaves no descriptor, mapping, lock or part behind, and works when it is tried again; a change of attributes that
+ * failed has changed none. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -166,7 +167,8 @@ static void open_it(struct stored *s)
 	cr_assert_eq(s->pool->attr.major, now.major, WHERE "attributes of %u, not %u", HERE, s->pool->attr.major, now.major);
 }
 
-/* A change that failed ends the pool's session, and the next one finds the attributes of before: all headers, or no pool. */
+/* A change that failed ends the pool's session, and the next one finds the attributes of before: all headers, or no
+ * pool. */
 static void change(struct stored *s)
 {
 	struct pool_attr attr = s->pool->attr;
@@ -282,4 +284,9 @@ Test(store_faults, mappings_and_msync)
 Test(store_faults, files)
 {
 	each(FAULT_FILE, 60);
+}
+
+Test(store_faults, descriptors)
+{
+	each(FAULT_FD, 4);
 }

@@ -1,8 +1,9 @@
 /* Faults of libfabric: FAULT_POST, FAULT_WAIT and FAULT_EVENT of faults.h, between our code and the library.
  *
- * Linked with -Wl,--wrap=dlvsym it hands out another fi_getinfo and fi_fabric. What fi_fabric opens gets tables of operations in
- * which ours stand before the provider's, and so does what is opened by those. Calls that the library makes among its own
- * parts do not come from our binary and are passed on. One provider is used, so each kind of object has one table of it. */
+ * Linked with -Wl,--wrap=dlvsym it hands out another fi_getinfo and fi_fabric. What fi_fabric opens gets tables of
+ * operations in which ours stand before the provider's, and so does what is opened by those. Calls that the library
+ * makes among its own parts do not come from our binary and are passed on. One provider is used, so each kind of
+ * object has one table of it. */
 #include <netinet/in.h>
 #include <pthread.h>
 #include <rdma/fabric.h>
@@ -70,17 +71,22 @@ TABLE(fi_ops_cq, cq);
 TABLE(fi_ops_eq, eq);
 
 /* ---------------------------------------------------------------- posting */
-HOOK(FAULT_POST, ssize_t, msg, recv, (struct fid_ep *ep, void *buf, size_t len, void *desc, fi_addr_t from, void *ctx),
+HOOK(FAULT_POST, ssize_t, msg, recv,
+     (struct fid_ep *ep, void *buf, size_t len, void *desc, fi_addr_t from, void *ctx),
      (ep, buf, len, desc, from, ctx))
-HOOK(FAULT_POST, ssize_t, msg, sendmsg, (struct fid_ep *ep, const struct fi_msg *m, uint64_t flags), (ep, m, flags))
-HOOK(FAULT_POST, ssize_t, msg, inject, (struct fid_ep *ep, const void *buf, size_t len, fi_addr_t to), (ep, buf, len, to))
-HOOK(FAULT_POST, ssize_t, rma, writemsg, (struct fid_ep *ep, const struct fi_msg_rma *m, uint64_t flags), (ep, m, flags))
-HOOK(FAULT_POST, ssize_t, rma, readmsg, (struct fid_ep *ep, const struct fi_msg_rma *m, uint64_t flags), (ep, m, flags))
+HOOK(FAULT_POST, ssize_t, msg, sendmsg, (struct fid_ep *ep, const struct fi_msg *m, uint64_t flags),
+     (ep, m, flags))
+HOOK(FAULT_POST, ssize_t, msg, inject, (struct fid_ep *ep, const void *buf, size_t len, fi_addr_t to),
+     (ep, buf, len, to))
+HOOK(FAULT_POST, ssize_t, rma, writemsg, (struct fid_ep *ep, const struct fi_msg_rma *m, uint64_t flags),
+     (ep, m, flags))
+HOOK(FAULT_POST, ssize_t, rma, readmsg, (struct fid_ep *ep, const struct fi_msg_rma *m, uint64_t flags),
+     (ep, m, flags))
 
 /* ---------------------------------------------------------------- waiting */
 static _Thread_local bool error_waits; /* the error entry that a queue speaks of is ours */
 
-/* A connection that was begun and not asked for in so many words when listening ends is never freed by libfabric 1.17. */
+/* A connection that was begun, and not asked for when listening ends, is never freed by libfabric 1.17. */
 extern void __lsan_disable(void) __attribute__((weak));
 extern void __lsan_enable(void) __attribute__((weak));
 
@@ -106,8 +112,10 @@ static ssize_t uncounted(ssize_t ret)
 	}
 
 QUEUE(cq, read, (struct fid_cq *q, void *buf, size_t count), (q, buf, count))
-QUEUE(cq, sread, (struct fid_cq *q, void *buf, size_t count, const void *cond, int timeout), (q, buf, count, cond, timeout))
-QUEUE(eq, read, (struct fid_eq *q, uint32_t *event, void *buf, size_t len, uint64_t flags), (q, event, buf, len, flags))
+QUEUE(cq, sread, (struct fid_cq *q, void *buf, size_t count, const void *cond, int timeout),
+      (q, buf, count, cond, timeout))
+QUEUE(eq, read, (struct fid_eq *q, uint32_t *event, void *buf, size_t len, uint64_t flags),
+      (q, event, buf, len, flags))
 /* Nobody relies on a sleep to last: short ones make a session's end, which waits for the one that accepts, short. */
 QUEUE(eq, sread, (struct fid_eq *q, uint32_t *event, void *buf, size_t len, int timeout, uint64_t flags),
       (q, event, buf, len, timeout < SLEEP_MS_MAX ? timeout : SLEEP_MS_MAX, flags))
@@ -164,8 +172,10 @@ void fault_connections_end(void)
 	}
 }
 
-HOOK(FAULT_POST, int, mem, reg, (struct fid *fid, const void *buf, size_t len, uint64_t access, uint64_t off, uint64_t key,
-     uint64_t flags, struct fid_mr **mr, void *ctx), (fid, buf, len, access, off, key, flags, mr, ctx))
+HOOK(FAULT_POST, int, mem, reg,
+     (struct fid *fid, const void *buf, size_t len, uint64_t access, uint64_t off, uint64_t key, uint64_t flags,
+      struct fid_mr **mr, void *ctx),
+     (fid, buf, len, access, off, key, flags, mr, ctx))
 
 /* OPEN(table, operation, parameters, arguments, the tables of what was opened taken) */
 #define OPEN(table, op, params, args, ...)                       \
@@ -197,7 +207,8 @@ OPEN(fab, domain, (struct fid_fabric *f, struct fi_info *info, struct fid_domain
      TAKE(dom, (*d)->ops, dom.ours.cq_open = dom_cq_open, dom.ours.endpoint = dom_endpoint);
      TAKE(mem, (*d)->mr, mem.ours.reg = mem_reg);)
 
-OPEN(fab, passive_ep, (struct fid_fabric *f, struct fi_info *info, struct fid_pep **pep, void *ctx), (f, info, pep, ctx),
+OPEN(fab, passive_ep, (struct fid_fabric *f, struct fi_info *info, struct fid_pep **pep, void *ctx),
+     (f, info, pep, ctx),
      TAKE(pep_fid, (*pep)->fid.ops, pep_fid.ours.bind = pep_fid_bind);
      TAKE(pep_cm, (*pep)->cm, pep_cm.ours.listen = pep_cm_listen, pep_cm.ours.getname = pep_cm_getname);)
 
@@ -205,11 +216,14 @@ OPEN(fab, eq_open, (struct fid_fabric *f, struct fi_eq_attr *attr, struct fid_eq
      TAKE(eq, (*q)->ops, eq.ours.read = eq_read, eq.ours.sread = eq_sread, eq.ours.readerr = eq_readerr);)
 
 /* ---------------------------------------------------------------- the library's own functions */
-static int (*their_getinfo)(uint32_t, const char *, const char *, uint64_t, const struct fi_info *, struct fi_info **);
-static int (*their_fabric)(struct fi_fabric_attr *, struct fid_fabric **, void *);
+typedef int getinfo_fn(uint32_t, const char *, const char *, uint64_t, const struct fi_info *, struct fi_info **);
+typedef int fabric_fn(struct fi_fabric_attr *, struct fid_fabric **, void *);
 
-static int our_getinfo(uint32_t version, const char *node, const char *service, uint64_t flags, const struct fi_info *hints,
-		       struct fi_info **info)
+static getinfo_fn *their_getinfo;
+static fabric_fn *their_fabric;
+
+static int our_getinfo(uint32_t version, const char *node, const char *service, uint64_t flags,
+		       const struct fi_info *hints, struct fi_info **info)
 {
 	if (fails(FAULT_POST, __builtin_return_address(0)))
 		return -FI_EIO;
@@ -234,8 +248,8 @@ static int our_fabric(struct fi_fabric_attr *attr, struct fid_fabric **out, void
 
 static void *instead(void *theirs, const char *name)
 {
-	int (*getinfo)(uint32_t, const char *, const char *, uint64_t, const struct fi_info *, struct fi_info **) = our_getinfo;
-	int (*fabric)(struct fi_fabric_attr *, struct fid_fabric **, void *) = our_fabric;
+	getinfo_fn *getinfo = our_getinfo;
+	fabric_fn *fabric = our_fabric;
 	void *ours = theirs;
 
 	if (!strcmp(name, "fi_getinfo")) {

@@ -1,5 +1,5 @@
-/* See fault_rig.h. Linked with -Wl,--wrap=spawn_open. The channel is that of rpmem/spawn.c with a thread for the process: when it
- * is closed, the server reads the end of its input, and its end is waited for. */
+/* See fault_rig.h. Linked with -Wl,--wrap=spawn_open. The channel is that of rpmem/spawn.c with a thread for the
+ * process: when it is closed, the server reads the end of its input, and its end is waited for. */
 #include "fault_rig.h"
 
 #include <assert.h>

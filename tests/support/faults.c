@@ -1,4 +1,5 @@
-/* See faults.h. Suites that fail system calls are linked so that __wrap_x takes the place of x, which is __real_x then. */
+/* See faults.h. Suites that fail system calls are linked so that __wrap_x takes the place of x, which is __real_x
+ * then. */
 #include "faults.h"
 
 #include <assert.h>

@@ -1,12 +1,13 @@
-/* One call of a kind fails, of those that code under test makes: suites linked with -Wl,--wrap see theirs go through here. What
- * libraries call among themselves is not counted, nor what a thread calls that belongs to another side than the one armed.
+/* One call of a kind fails, of those that code under test makes: suites linked with -Wl,--wrap see theirs go through
+ * here. What libraries call among themselves is not counted, nor what a thread calls that belongs to another side
+ * than the one armed.
  *
  *   the nth call      fault_arm(kind, n) ... fault_disarm
  *   by call site      fault_learn(kind, side), a run without faults, fault_disarm, fault_points
  *                     then for each point: fault_arm_at(kind, side, point) ... fault_disarm
  *
- * The second way is for code with threads and polls, where numbers change from run to run: a point is a place in the program
- * and how often it has been passed. */
+ * The second way is for code with threads and polls, where numbers change from run to run: a point is a place in the
+ * program and how often it has been passed. */
 #ifndef RPMEMFS_TESTS_FAULTS_H
 #define RPMEMFS_TESTS_FAULTS_H
 
@@ -62,8 +63,8 @@ unsigned long fault_offset(const struct fault_point *point);
 long fault_mapped(void);
 /* Open descriptors of this process. */
 unsigned fault_fds(void);
-/* Closes connections to the port that this thread has listened on, which the end of its process would: those that were on their
- * way when listening ended are nobody's. */
+/* Closes connections to the port that this thread has listened on, which the end of its process would: those that
+ * were on their way when listening ended are nobody's. */
 void fault_connections_end(void);
 /* fstatfs says that every file lies on a disk, so that pools in memory are made durable by msync. */
 void fault_on_disk(bool yes);
