@@ -42,7 +42,7 @@ LIBS = $(PKG_LIBS) -ldl -lm
 
 # ---------------------------------------------------------------- files
 # What both ends link.
-COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/pool rpmem/pool_map rpmem/pool_lock rpmem/pool_huge rpmem/pool_part rpmem/pmem rpmem/persist \
+COMMON := rpmem/csum rpmem/errmsg rpmem/log rpmem/poolset rpmem/poolhdr rpmem/pool rpmem/pool_map rpmem/pool_lock rpmem/pool_huge rpmem/pool_ahead rpmem/pool_part rpmem/pmem rpmem/persist \
           rpmem/redo rpmem/replay rpmem/copy rpmem/copy_table rpmem/copy_open rpmem/copy_omf rpmem/codec rpmem/codec_lane rpmem/fabric rpmem/fabric_ep rpmem/fabric_io rpmem/fabric_wait
 # The initiator.
 RPMEM  := rpmem/target rpmem/spawn rpmem/ssh rpmem/channel rpmem/session rpmem/lane rpmem/lane_post rpmem/link rpmem/link_ops
@@ -59,7 +59,7 @@ FSCORE := fs/block fs/fresh fs/alloc fs/op fs/commit fs/sync fs/stream fs/map fs
 FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/replication_mkfs fs/restore fs/restore_copy fs/warm fs/progress fs/verify fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_fsck fs/cmd_repair fs/cmd_mount fs/cmd_restore
 
 # Criterion suites: tests/<name>.c
-SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolset common/test_poolhdr common/test_pool common/test_pool_huge common/test_persist \
+SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolset common/test_poolhdr common/test_pool common/test_pool_huge common/test_pool_ahead common/test_persist \
           common/test_redo common/test_copy_omf common/test_copy common/test_copy_open common/test_replay common/test_replay_crash \
           common/test_codec \
           rpmem/test_target rpmem/test_fabric rpmem/test_lane rpmem/test_lane_train rpmem/test_link rpmem/test_nonsense rpmem/test_ssh rpmem/test_rpmem_env \

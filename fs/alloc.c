@@ -325,6 +325,7 @@ int alloc_block(struct fs *fs, enum alloc_class class, uint64_t *blk)
 	if (err)
 		return err;
 	alloc_mark(fs, *blk);
+	pm_ahead(fs->pm, media_off(*blk), media_off(1));
 	*cursor = cursor_after(fs, *blk);
 	return 0;
 }
@@ -350,6 +351,7 @@ int alloc_run(struct fs *fs, enum alloc_class class, uint64_t want, uint64_t *bl
 	for (n = 0; n < want && i + n < group->len && !bit_get(group->used, i + (uint32_t)n); n++)
 		alloc_mark(fs, *blk + n);
 	*got = n;
+	pm_ahead(fs->pm, media_off(*blk), media_off(n));
 	a->data_blk = cursor_after(fs, *blk + n - 1);
 	return 0;
 }

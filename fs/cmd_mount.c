@@ -283,6 +283,8 @@ static int start_core(struct mount *m)
 	int err = cmd_local_open(m->set, args->timeout_ms, &m->local);
 
 	if (err == 0)
+		pool_ahead_begin(m->local.pool);
+	if (err == 0)
 		err = replication_epoch(m->local.copy, &rc.epoch);
 	if (err == 0)
 		err = replication_open(m->set, &rc, &m->repl);

@@ -65,6 +65,8 @@ struct pm {
 	/* Sparse pools: gets space behind a range, where a store (or a load of a hole in memory) might raise SIGBUS.
 	 * -ENOSPC: the file system of the parts is full. NULL: the space is there. */
 	int (*populate)(struct pm *pm, uint64_t off, uint64_t len);
+	/* The bytes are being written, those behind them probably soon. A hint, by the owner. NULL: nothing to gain. */
+	void (*ahead)(struct pm *pm, uint64_t off, uint64_t len);
 	unsigned range_count;   /* PM_FILE only */
 	struct pm_range ranges[PM_FILE_RANGES_MAX];
 	int (*fail)(enum pm_point point); /* tests: a non-zero result makes that fence fail with it; NULL otherwise */
@@ -79,6 +81,12 @@ void pm_init(struct pm *pm, void *base, uint64_t len, enum pm_domain domain);
  * anything else -> PM_FILE). Never guesses upwards. */
 enum pm_domain pm_detect(int fd, const void *base, uint64_t len, bool map_sync);
 const char *pm_domain_name(enum pm_domain domain); /* "memory", "pmem", "file" */
+
+static inline void pm_ahead(struct pm *pm, uint64_t off, uint64_t len)
+{
+	if (pm->ahead)
+		pm->ahead(pm, off, len);
+}
 
 static inline const void *pm_ptr(const struct pm *pm, uint64_t off) { return pm->base + off; }
 

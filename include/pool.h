@@ -19,12 +19,15 @@ enum pool_flags {
 	POOL_NOWAIT_LOCK = 8u, /* fail with -EBUSY at once instead of waiting up to POOL_LOCK_WAIT_MS */
 };
 
+#define POOL_AHEAD_BYTES (256ull << 20) /* behind what is being written */
 #define POOL_LOCK_WAIT_MS 10000u /* umount(2) cannot wait for a FUSE daemon: the next user waits for its lock */
 
 struct pool {
-	struct pm pm; /* first: pm.populate casts it back; set when a part has holes, however it came by them */
+	/* First: pm.populate and pm.ahead cast it back. populate is set when a part has holes, however it came by them. */
+	struct pm pm;
 	struct pool_attr attr; /* of the headers; zeros for NOHDRS */
 	unsigned hdr_made;     /* of a pool just created: headers written */
+	struct pool_ahead *ahead; /* NULL: not begun */
 	unsigned part_count;
 	struct pool_part {
 		int fd;
@@ -47,6 +50,11 @@ int pool_open(const struct poolset *set, unsigned idx, unsigned flags, struct po
 
 /* Gets space behind everything that has none yet. Memory is set aside, not touched. -ENOSPC. */
 int pool_fill(struct pool *pool);
+
+/* From now on pages of a pool in memory are mapped by a thread, up to POOL_AHEAD_BYTES ahead of what pm.ahead is told, the
+ * pool's beginning at once. A hint: nothing for pools elsewhere or with holes, read-only ones, and without memory for it.
+ * Ends with pool_close. Before other threads use the pool. */
+void pool_ahead_begin(struct pool *pool);
 
 /* Rewrites the headers of all parts from attr. Durable on return. Power fails within it: a header may be damaged, PMDK's format
  * has one place for each. */

@@ -20,6 +20,7 @@
 
 #include "errmsg.h"
 #include "log.h"
+#include "pool_ahead.h"
 #include "pool_map.h"
 #include "pool_part.h"
 
@@ -69,6 +70,7 @@ void pool_close(struct pool *pool)
 {
 	if (!pool)
 		return;
+	pool_ahead_end(pool);
 	pool_unmap(pool);
 	for (unsigned i = 0; i < pool->part_count; i++) {
 		part_close(pool->parts[i].fd);

@@ -159,6 +159,8 @@ static int commit_finish(struct call *c, const void *rec, const struct redo_view
 		err = append_making_room(e, rec, r);
 	if (err)
 		return err;
+	for (uint32_t i = 0; i < r->linked_runs; i++)
+		pm_ahead(e->cfg.pm, media_off(le64_get(r->linked[i].blk)), media_off(le32_get(r->linked[i].count)));
 	if (copy_ring_used(e->cfg.copy) > engine_ring_share(e, 2) && engine_settle_pending(e))
 		engine_checkpoint_step(e, engine_ring_share(e, ENGINE_STEP_SHARE)); /* the commit itself is durable whatever comes of it */
 	return 0;

@@ -263,6 +263,8 @@ static int session_attach(struct served *s, const struct served_cfg *cfg, const 
 		err = engine_attach(s, req);
 	if (err)
 		return err;
+	if (s->copy && !s->read_only && !(open->flags & CTL_OPEN_NO_LANES))
+		pool_ahead_begin(s->store.pool);
 	session_fill(s, cfg, open, session);
 	err = plain_attach(s, open, session);
 	if (!err)
