@@ -56,7 +56,7 @@ struct settings {
 	uint64_t from, end[JOB_KINDS];      /* numbers; from: of stems */
 };
 
-#define SHARES { [JOB_PAIR] = 70, [JOB_STEM] = 12, [JOB_RANDOM] = 6, [JOB_CLUSTER] = 12 }
+#define SHARES { [JOB_PAIR] = 80, [JOB_STEM] = 8, [JOB_RANDOM] = 4, [JOB_CLUSTER] = 8 } /* all of what pairs leave, then */
 
 static struct shared *shared;
 
