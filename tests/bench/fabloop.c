@@ -21,6 +21,7 @@
  *
  * Data is sent from where it lies and stored where it belongs, at offsets that wander through a window for each lane, as in
  * the library's benchmark. */
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -262,6 +263,7 @@ static void persist_gather(struct lane *lane, const struct job *job, uint64_t of
 {
 	uint32_t count = job->bytes / PIECE_BYTES;
 
+	assert(count);
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t at = off + (uint64_t)2 * i * PIECE_BYTES;
 

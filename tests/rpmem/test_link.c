@@ -525,7 +525,7 @@ static pid_t tracer_start(pid_t child)
 	pid = fork();
 	cr_assert_geq(pid, 0);
 	if (!pid) {
-		byte = !ptrace(PTRACE_SEIZE, child, NULL, NULL);
+		byte = ptrace(PTRACE_SEIZE, child, NULL, NULL) == 0 ? 1 : 0;
 		if (write(fds[1], &byte, 1) != 1)
 			_exit(1);
 		for (;;)
