@@ -197,7 +197,7 @@ check: all suites
 	$(CHECK_ENV_$(SAN)) scripts/check $(BUILD) $(SUITES)
 
 # ---------------------------------------------------------------- explore
-EXPLORER := $(addprefix tests/explore/,explore jobs plants report minimise workload run session view model trace pages image known check cuts cluster cluster_cuts below) tests/support/sim_link
+EXPLORER := $(addprefix tests/explore/,explore jobs plants report minimise workload run session view model trace pages image known check cuts cluster cluster_link cluster_cuts cluster_rot takeover below) tests/support/sim_link
 EXPLORED := $(addprefix fs/,policy members catchup attach pull replication replication_mkfs restore restore_copy warm progress)
 EXPLORE_FLAGS = $(if $(filter full,$(EXPLORE)),--full --seconds 0,--seconds 80)
 

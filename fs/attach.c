@@ -20,6 +20,7 @@
 #include <string.h>
 #include "errmsg.h"
 #include "log.h"
+#include "plant.h"
 
 #define WAIT_STEP_MS 20 /* a connecting link may have no descriptor to wait on */
 
@@ -115,7 +116,7 @@ static enum verdict judge_content(const struct replication *r, const struct repl
 		errmsg_set(-EMEDIUMTYPE, "the pool there is not formatted");
 	else if (memcmp(peer->content_uuid, sb->content_uuid, sizeof(sb->content_uuid)))
 		errmsg_set(-EMEDIUMTYPE, "the pool there is a copy of something else");
-	else if (peer->page.state != MEDIA_CONSISTENT)
+	else if (peer->page.state != MEDIA_CONSISTENT && !PLANTED(PLANT_MARK))
 		errmsg_set(-EUCLEAN,
 			"the copy there is marked inconsistent: it was being overwritten and needs a whole copy");
 	else if (peer->ring_bytes != geom->ring_bytes || peer->blk_count < geom->blk_count)
@@ -177,7 +178,9 @@ static enum verdict judge_behind(const struct replication *r, struct slot *slot)
 			theirs->seq, copy_tail(r->copy).seq);
 		return VERDICT_UNUSABLE;
 	}
-	return point_equal(&ours, theirs) ? VERDICT_IN_LINE : different(r, slot, &ours, theirs);
+	if (point_equal(&ours, theirs) || PLANTED(PLANT_CHAIN))
+		return VERDICT_IN_LINE;
+	return different(r, slot, &ours, theirs);
 }
 
 enum verdict attach_judge(struct replication *r, struct slot *slot)
@@ -282,7 +285,7 @@ static int load_state(struct replication *r)
 	const struct copy_page *page = copy_page(r->copy);
 	int err;
 
-	if (page->state != MEDIA_CONSISTENT)
+	if (page->state != MEDIA_CONSISTENT && !PLANTED(PLANT_MARK))
 		return errmsg_set(-EUCLEAN,
 			"the local copy is marked inconsistent: a restore was interrupted; rpmemfs restore %s",
 			r->set->path);

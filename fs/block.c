@@ -162,7 +162,7 @@ static int block_verify(struct fs *fs, uint64_t blk, uint32_t type, const void *
 	if (entry.type != type)
 		return errmsg_set(-EBADMSG, "block %#llx is of type %u, expected %u", (unsigned long long)blk, entry.type,
 				  type);
-	if (csum_crc32c(0, p, MEDIA_BLOCK_BYTES) != entry.csum)
+	if (csum_crc32c(0, p, MEDIA_BLOCK_BYTES) != entry.csum && !PLANTED(PLANT_READ))
 		return errmsg_set(-EBADMSG, "block %#llx (pool offset %#llx): content does not match its checksum",
 				  (unsigned long long)blk, (unsigned long long)media_off(blk));
 	*content = p;

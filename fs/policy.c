@@ -57,7 +57,7 @@ static uint64_t live_durable(const struct replication *r)
 	for (unsigned i = 0; i < r->slot_count; i++) {
 		const struct slot *slot = &r->slots[i];
 
-		if (slot->state == SLOT_LIVE && slot_acked(slot) < least)
+		if (slot->state == SLOT_LIVE && slot_acked(slot) < least && !PLANTED(PLANT_WAIT))
 			least = slot_acked(slot);
 	}
 	return least;
@@ -99,6 +99,8 @@ static bool rule_changed(const struct replication *r)
 
 uint32_t policy_min(const struct replication *r)
 {
+	if (PLANTED(PLANT_RULE))
+		return 0;
 	return rule_changed(r) ? r->min_new : both_rules(r);
 }
 

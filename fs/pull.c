@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "errmsg.h"
+#include "plant.h"
 
 #define RUN_BLKS_MAX 256u /* 1 MiB a read */
 
@@ -151,7 +152,7 @@ struct taker {
 static int blks_check(uint64_t seq, uint64_t blk, uint32_t count, const uint8_t *content, const le32_t *csums)
 {
 	for (uint32_t i = 0; i < count; i++, content += MEDIA_BLOCK_BYTES)
-		if (csum_crc32c(0, content, MEDIA_BLOCK_BYTES) != le32_get(csums[i]))
+		if (csum_crc32c(0, content, MEDIA_BLOCK_BYTES) != le32_get(csums[i]) && !PLANTED(PLANT_PULL))
 			return errmsg_set(-EBADMSG, "block 0x%" PRIx64 " there is not what commit %" PRIu64 " says",
 				blk + i, seq);
 	return 0;

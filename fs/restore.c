@@ -6,7 +6,8 @@
  * replicas not reached are too few to have acknowledged anything alone, the newest reached one has everything. Else
  *              --force, naming the copies not asked
  *   4 compare  all reached histories are prefixes of the newest; else refused, unless --from names one
- *   5 level    copies that are a little behind get the records they lack, while their epoch is still allowed
+ *   5 level    copies that are a little behind get the records they lack, while their epoch is still allowed; who is lost
+ *              by that was not reached after all: proven once more
  *   6 fence    the epoch of every reached copy is raised by compare-and-set: an old primary changes nothing any more
  *   7 copy     restore_copy.c; the local copy is marked inconsistent until the end
  *
@@ -156,7 +157,7 @@ static void wait_links(struct restore *rs)
 
 static bool candidate(const struct repl_link *link)
 {
-	return link && link->peer.page.state == MEDIA_CONSISTENT;
+	return link && (link->peer.page.state == MEDIA_CONSISTENT || PLANTED(PLANT_MARK));
 }
 
 static int choose_source(struct restore *rs)
@@ -280,7 +281,7 @@ static int prove(struct restore *rs)
 
 	if (err)
 		return errmsg_prefix(err, "replica %s", rs->source->name);
-	if (proven(rs, names))
+	if (proven(rs, names) || PLANTED(PLANT_PROOF))
 		return 0;
 	if (rs->cfg->force && rs->cfg->without && all_named(names, rs->cfg->without)) {
 		log_warn("restore: what %s may have acknowledged is given up", names);
@@ -347,7 +348,7 @@ static int compare(struct restore *rs)
 
 /* ---------------------------------------------------------------- 5 level */
 
-/* A copy that cannot be brought up is told about and stays as it is. */
+/* A copy that cannot be brought up is told about and stays as it is; one that is lost by it was not reached after all. */
 static void level(struct restore *rs)
 {
 	for (unsigned i = 1; i < rs->set->replica_count; i++) {
@@ -357,9 +358,11 @@ static void level(struct restore *rs)
 			link->peer.head.seq < rs->source->peer.tail.seq ||
 			memcmp(link->peer.content_uuid, rs->source->peer.content_uuid, sizeof(link->peer.content_uuid)))
 			continue;
-		if (pull_forward(rs->source, link))
-			log_warn("replica %s: stays behind at commit %" PRIu64 ": %s", link->name, link->acked,
-				errmsg_get());
+		if (!pull_forward(rs->source, link))
+			continue;
+		log_warn("replica %s: stays behind at commit %" PRIu64 ": %s", link->name, link->acked, errmsg_get());
+		if (link->state == REPL_DOWN)
+			drop_link(rs, i);
 	}
 }
 
@@ -561,7 +564,9 @@ static int run(struct restore *rs)
 	if (err)
 		return err;
 	level(rs);
-	err = fence(rs);
+	err = prove(rs); /* again, without who was lost meanwhile */
+	if (!err)
+		err = fence(rs);
 	return err ? err : copy_over(rs);
 }
 

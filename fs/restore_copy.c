@@ -21,6 +21,7 @@
 #include <string.h>
 #include "errmsg.h"
 #include "log.h"
+#include "plant.h"
 #include "warm.h"
 
 #define RUN_BLKS_MAX 128u /* 512 KiB a read: still in the processor's cache when it is checked */
@@ -164,7 +165,7 @@ static uint32_t run_len(const struct group *g, uint64_t blk)
 
 static bool content_good(const struct pm *pm, uint64_t blk, uint32_t csum)
 {
-	return csum_crc32c(0, pm_ptr(pm, media_off(blk)), MEDIA_BLOCK_BYTES) == csum;
+	return csum_crc32c(0, pm_ptr(pm, media_off(blk)), MEDIA_BLOCK_BYTES) == csum || PLANTED(PLANT_HEAL);
 }
 
 /* The block from another source, the bad one being where it belongs already. */

@@ -19,6 +19,21 @@ enum plant {
 	PLANT_DIR,     /* a change of a directory's leaf is not in the commit                                        */
 	PLANT_EPOCH,   /* restore raises no fence                                                                    */
 	PLANT_MEMBER,  /* acknowledged without a replica before its loss is durable                                  */
+	PLANT_RULE,    /* the number of replicas an acknowledgement needs is taken for 0                             */
+	PLANT_WAIT,    /* acknowledged when the local copy has it                                                    */
+	PLANT_LIMIT,   /* a copy that is away holds back no checkpoint                                               */
+	PLANT_CHAIN,   /* a replica is attached whatever its history                                                 */
+	PLANT_FENCED,  /* a copy takes commits of epochs below its fence                                             */
+	PLANT_PROOF,   /* restore does not ask who may have acknowledged alone                                       */
+	PLANT_MARK,    /* the mark of a copy that is being overwritten is not looked at                              */
+	PLANT_HEAL,    /* restore takes blocks as they come                                                          */
+	PLANT_PULL,    /* so does the local copy when it is behind                                                   */
+	PLANT_SENT,    /* and a replica, from a primary that does not look either                                    */
+	PLANT_READ,    /* content is shown, and changed, whatever its checksum                                       */
+	PLANT_SLOT,    /* the newest superblock is written over                                                      */
+	PLANT_SUMMARY, /* replay leaves the groups' summaries                                                        */
+	PLANT_CHANGED, /* replay does not tell when a block changed last                                             */
+	PLANT_ORPHAN,  /* a file that is still open is reclaimed                                                     */
 	PLANT_COUNT
 };
 

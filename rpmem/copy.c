@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "errmsg.h"
+#include "plant.h"
 
 #define ITEMS_MIN 64u
 #define RING_GAP MEDIA_LINE_BYTES /* never used, so that equal positions mean an empty ring */
@@ -176,7 +177,7 @@ static int sb_write_both(struct copy *copy, struct media_sb_omf *sb)
 	uint64_t generation = le64_get(copy->sb.generation);
 
 	for (unsigned i = 1; i <= 2; i++) {
-		unsigned slot = copy->sb_slot ^ 1;
+		unsigned slot = copy->sb_slot ^ !PLANTED(PLANT_SLOT);
 		int err;
 
 		sb->generation = le64_put(generation + i);
@@ -324,7 +325,7 @@ const struct copy_page *copy_page(const struct copy *copy)
 /* Everything that can be wrong with a record for this copy, found before a store. */
 static int append_check(const struct copy *copy, const struct redo_view *v)
 {
-	if (v->epoch < copy->head.epoch || v->epoch < copy->page.fence_epoch)
+	if (v->epoch < copy->head.epoch || (v->epoch < copy->page.fence_epoch && !PLANTED(PLANT_FENCED)))
 		return errmsg_set(-ESTALE, "record %llu: epoch %llu, the copy is at %llu, fenced at %llu", (ull)v->seq,
 			(ull)v->epoch, (ull)copy->head.epoch, (ull)copy->page.fence_epoch);
 	if (!copy_continues(copy, v))

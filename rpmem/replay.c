@@ -361,7 +361,7 @@ static int summaries_compute(struct replay *r)
 
 static void summaries_apply(struct replay *r)
 {
-	for (size_t i = 0; i < r->group_count; i++)
+	for (size_t i = 0; i < r->group_count && !PLANTED(PLANT_SUMMARY); i++)
 		copy_summary_store(r->copy, r->groups[i].group, r->groups[i].seq, (uint32_t)r->groups[i].used);
 }
 
@@ -445,21 +445,22 @@ static void run_apply(struct copy *copy, uint64_t seq, const struct redo_run_omf
 
 static void record_apply_entries(struct copy *copy, const struct redo_view *v)
 {
+	uint64_t seq = PLANTED(PLANT_CHANGED) ? 1 : v->seq;
 	const le32_t *csums = v->csums;
 
 	for (uint32_t i = 0; i < v->linked_runs; i++) {
-		run_apply(copy, v->seq, &v->linked[i], csums);
+		run_apply(copy, seq, &v->linked[i], csums);
 		csums += le32_get(v->linked[i].count);
 	}
 	for (uint32_t i = 0; i < v->line_blks; i++) {
 		struct copy_entry entry = {
-			.seq = v->seq, .type = le32_get(v->lines[i].type), .csum = le32_get(v->lines[i].csum)
+			.seq = seq, .type = le32_get(v->lines[i].type), .csum = le32_get(v->lines[i].csum)
 		};
 
 		copy_entry_store(copy, le64_get(v->lines[i].blk), &entry);
 	}
 	for (uint32_t i = 0; i < v->freed_runs; i++)
-		run_apply(copy, v->seq, &v->freed[i], NULL);
+		run_apply(copy, seq, &v->freed[i], NULL);
 }
 
 /* ------------------------------------------------------------------------------------------------- checkpoint */

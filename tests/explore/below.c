@@ -403,6 +403,7 @@ static void prepare(struct trace *trace, struct image *image, unsigned i, enum p
 	now = (struct below){ .trace = trace };
 	pm_init(&now.pm, base, RUN_POOL_BYTES, PM_MEMORY);
 	cases[i].start();
+	image->start = NULL; /* other bytes at the same place */
 	image_start(image, base);
 	trace_watch(&now.watch, trace, TRACE_LOCAL, drop, &now.pm);
 }

@@ -8,8 +8,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include "cluster_link.h"
 #include "errmsg.h"
 #include "fs/policy.h"
+#include "takeover.h"
 
 #define STEPS_MAX 20000u
 #define WHY_BYTES RUN_WHY_BYTES
@@ -49,37 +51,6 @@ struct primary *cluster_primary(void)
 struct sim_target *cluster_target(unsigned i)
 {
 	return targets[i];
-}
-
-/* ---------------------------------------------------------------- links that are traced */
-
-static const struct repl_link_ops *sim_ops;
-
-/* One-sided writes pass the target's persist layer by. */
-static int traced_push(struct repl_link *link, const struct repl_range *ranges, unsigned count)
-{
-	int err = sim_ops->push(link, ranges, count);
-
-	for (unsigned i = 0; i < CLUSTER_REPLICAS && !err; i++)
-		for (unsigned k = 0; k < count && !strcmp(targets[i]->name, link->name) && targets[i]->pm.observer; k++)
-			trace_push(first.s.trace, TRACE_REPLICA + i, ranges[k].off, ranges[k].src, ranges[k].len);
-	return err;
-}
-
-static int link_open(const struct poolset_replica *replica, const struct repl_cfg *cfg, struct repl_link **out)
-{
-	static struct repl_link_ops ops;
-	int err = sim_link_open(replica, cfg, out);
-
-	if (err)
-		return err;
-	if (!sim_ops) {
-		sim_ops = (*out)->ops;
-		ops = *sim_ops;
-		ops.push = traced_push;
-	}
-	(*out)->ops = &ops;
-	return 0;
 }
 
 /* ---------------------------------------------------------------- a primary */
@@ -126,7 +97,7 @@ void primary_settle(struct primary *p)
 
 int primary_mount(struct primary *p, unsigned away)
 {
-	struct replication_cfg rc = { .min_replicas = REPLICATION_MIN_RECORDED, .link_open = link_open };
+	struct replication_cfg rc = { .min_replicas = REPLICATION_MIN_RECORDED, .link_open = cluster_link_open };
 	struct fs_cfg fc = { .repl = &replication_ops, .dirty_now = true };
 	int err;
 
@@ -170,57 +141,91 @@ void primary_kill(struct primary *p)
 	p->pool = NULL;
 }
 
-int primary_restore(struct primary *p, bool replace)
+int primary_restore(struct primary *p, bool replace, unsigned away)
 {
-	struct restore_cfg rc = { .set = p->set, .link_open = link_open, .quiet = true, .replace = replace,
+	struct restore_cfg rc = { .set = p->set, .link_open = cluster_link_open, .quiet = true, .replace = replace,
 				  .from = replace ? targets[0]->name : NULL };
 	enum restore_exit end;
 
-	away_set(0);
+	away_set(away);
 	end = restore_run(&rc);
 	return end == RESTORE_DONE ? 0 : end == RESTORE_REFUSED ? -ECANCELED : -EIO;
 }
 
-/* Who one copy records as attached lacks nothing that was acknowledged. */
-static int members_of(struct primary *p, const struct copy *of, uint64_t acked)
+static bool history_at(const struct copy *copy, uint64_t seq, struct hash128 *hash)
+{
+	const struct copy_rec *rec = copy_find(copy, seq);
+
+	if (!rec && seq != copy_tail(copy).seq)
+		return false;
+	*hash = rec ? rec->at.hash : copy_tail(copy).hash;
+	return true;
+}
+
+enum history cluster_histories(const struct copy *a, const struct copy *b)
+{
+	uint64_t seq = copy_head(a).seq < copy_head(b).seq ? copy_head(a).seq : copy_head(b).seq;
+	struct hash128 x, y;
+
+	if (!history_at(a, seq, &x) || !history_at(b, seq, &y))
+		return HISTORY_UNKNOWN;
+	return memcmp(&x, &y, sizeof(x)) == 0 ? HISTORY_SAME : HISTORY_DIFFERS;
+}
+
+/* Bit i: replica i has all that was acknowledged. */
+static unsigned who_has(const struct primary *p, uint64_t acked)
+{
+	unsigned has = 0;
+
+	for (unsigned i = 0; i < CLUSTER_REPLICAS; i++) {
+		struct copy *copy = sim_copy_get(targets[i]);
+
+		if (copy && copy_head(copy).seq >= acked && cluster_histories(p->s.copy, copy) != HISTORY_DIFFERS)
+			has |= 1u << i;
+		if (copy)
+			sim_copy_put(targets[i], copy);
+	}
+	return has;
+}
+
+/* Who a copy records as attached lacks nothing that was acknowledged. */
+static int members_of(struct primary *p, const struct copy *of, uint64_t acked, unsigned has)
 {
 	struct fs_state_omf state;
 
-	EXPLORE_MUST(attach_peek_state(of, &state));
+	if (attach_peek_state(of, &state))
+		return 0; /* its ring has rotted: it says nothing any more */
 	for (uint32_t m = 0; m < le32_get(state.member_count); m++) {
 		for (unsigned i = 0; i < CLUSTER_REPLICAS; i++) {
-			struct copy *copy;
-			uint64_t head;
-
 			if (strcmp((const char *)state.members[m].name, targets[i]->name) != 0 ||
-			    le32_get(state.members[m].state) != FS_MEMBER_ATTACHED)
+			    le32_get(state.members[m].state) != FS_MEMBER_ATTACHED || has >> i & 1)
 				continue;
-			copy = sim_copy_get(targets[i]);
-			EXPLORE_MUST(copy ? 0 : -EBADMSG);
-			head = copy_head(copy).seq;
-			sim_copy_put(targets[i], copy);
-			if (head >= acked)
-				continue;
-			snprintf(p->s.why, WHY_BYTES, "commit %llu was acknowledged, %s has %llu and is recorded as attached",
-				 (unsigned long long)acked, targets[i]->name, (unsigned long long)head);
+			snprintf(p->s.why, WHY_BYTES, "commit %llu was acknowledged, %s does not have it and is recorded as attached",
+				 (unsigned long long)acked, targets[i]->name);
 			return -1;
 		}
 	}
-	return 0;
+	if ((unsigned)__builtin_popcount(has) >= le32_get(state.min_replicas))
+		return 0;
+	snprintf(p->s.why, WHY_BYTES, "commit %llu was acknowledged with %d replicas", (unsigned long long)acked,
+		 __builtin_popcount(has));
+	return -1;
 }
 
 int primary_members(struct primary *p)
 {
 	uint64_t acked = fs_acked_seq(p->s.fs);
+	unsigned has;
 	int err;
 
 	if (acked <= p->acked)
 		return 0;
 	p->acked = acked;
-	err = members_of(p, p->s.copy, acked);
+	has = who_has(p, acked);
+	err = members_of(p, p->s.copy, acked, has);
 	for (unsigned i = 0; i < CLUSTER_REPLICAS && !err; i++)
 		if (p->r->slots[i].state == SLOT_LIVE && targets[i]->copy)
-			err = members_of(p, targets[i]->copy, acked);
+			err = members_of(p, targets[i]->copy, acked, has);
 	return err;
 }
 
@@ -261,7 +266,7 @@ static void format(struct primary *p)
 	struct pool_attr attr = { .signature = POOLHDR_FS_SIGNATURE, .major = POOLHDR_FS_MAJOR };
 	struct copy_format fmt = { .hash_seed = 0x5eed, .created_ns = 1, .ring_bytes = MEDIA_RING_BYTES_MIN,
 				   .page = { .role = MEDIA_ROLE_PRIMARY, .state = MEDIA_CONSISTENT } };
-	struct replication_cfg rc = { .min_replicas = 1, .link_open = link_open };
+	struct replication_cfg rc = { .min_replicas = 1, .link_open = cluster_link_open };
 	struct fs_state_omf state = { .magic = "" };
 	struct replication_made *made;
 	struct copy *copy;
@@ -327,6 +332,7 @@ void cluster_start(const uint8_t *bytes[TRACE_POOLS], const struct model **model
 /* ---------------------------------------------------------------- a workload */
 
 static struct trace_watch watches[TRACE_POOLS];
+static enum pm_point dropped; /* fences left out */
 
 static int op_lose(struct primary *p, const struct op *op)
 {
@@ -343,12 +349,34 @@ static int op_lose(struct primary *p, const struct op *op)
 	return 0;
 }
 
-static int op_return(struct primary *p)
+void primary_return(struct primary *p)
 {
 	away_set(0);
+	primary_settle(p); /* who was lost is noticed first: only that makes a time to try again */
 	for (unsigned i = 0; i < p->r->slot_count; i++)
 		p->r->slots[i].retry_at_ms = 0;
 	primary_settle(p);
+}
+
+void primary_lose(struct primary *p)
+{
+	for (unsigned i = 0; i < CLUSTER_REPLICAS; i++)
+		sim_target_cut(targets[i], -ECONNRESET);
+	replication_poll(p->r);
+}
+
+/* Nobody who came back is turned away, unless it was released or has another history. */
+static int op_return(struct primary *p)
+{
+	primary_return(p);
+	for (unsigned i = 0; i < p->r->slot_count; i++) {
+		const struct slot *slot = &p->r->slots[i];
+
+		if (slot->state == SLOT_LIVE || slot->member == FS_MEMBER_RELEASED)
+			continue;
+		snprintf(p->s.why, WHY_BYTES, "replica %u came back and is not taken: %s", i, slot->reason);
+		return -1;
+	}
 	return 0;
 }
 
@@ -357,7 +385,8 @@ static unsigned away_now(void)
 	return targets[0]->unreachable | (unsigned)targets[1]->unreachable << 1;
 }
 
-static int op_restore(struct primary *p)
+/* Acknowledged like a sync: from then on the pool mounts. */
+static int op_restore(struct primary *p, unsigned idx)
 {
 	struct trace_watch *w = &watches[TRACE_LOCAL];
 	int err;
@@ -366,8 +395,10 @@ static int op_restore(struct primary *p)
 	unlink(p->part);
 	trace_wipe(w->trace, TRACE_LOCAL);
 	pm_observer_new = &w->observer;
-	err = primary_restore(p, false);
+	err = primary_restore(p, false, 0);
 	pm_observer_new = NULL;
+	if (!err)
+		trace_mark(p->s.trace, TRACE_ACK, idx);
 	return err;
 }
 
@@ -385,7 +416,7 @@ static int cluster_op(struct primary *p, const struct op *op, unsigned idx)
 	else if (op->kind == OP_REMOUNT)
 		primary_kill(p);
 	else
-		err = op_restore(p);
+		err = op_restore(p, idx);
 	if (op->kind != OP_REMOUNT && op->kind != OP_RESTORE)
 		return err;
 	pm_observer_new = &watches[TRACE_LOCAL].observer;
@@ -411,78 +442,20 @@ static void brought(void *ctx, uint64_t off, uint64_t len)
 	free(bytes);
 }
 
-static void watch(struct trace *trace, enum pm_point drop)
+void cluster_watch(struct trace *trace)
 {
-	trace_watch(&watches[TRACE_LOCAL], trace, TRACE_LOCAL, drop, NULL);
+	trace_watch(&watches[TRACE_LOCAL], trace, TRACE_LOCAL, dropped, NULL);
 	watches[TRACE_LOCAL].observer.flushed = brought;
+	pm_observer_new = &watches[TRACE_LOCAL].observer;
 	for (unsigned i = 0; i < CLUSTER_REPLICAS; i++)
-		trace_watch(&watches[TRACE_REPLICA + i], trace, TRACE_REPLICA + i, drop, &targets[i]->pm);
+		trace_watch(&watches[TRACE_REPLICA + i], trace, TRACE_REPLICA + i, dropped, &targets[i]->pm);
 }
 
-/* ---------------------------------------------------------------- another primary */
-
-struct late_sync {
-	struct fs_waiter waiter;
-	bool acknowledged;
-};
-
-static void late_done(struct fs_waiter *waiter, int err)
+void cluster_unwatch(void)
 {
-	((struct late_sync *)waiter)->acknowledged = err == 0;
-}
-
-/* The old primary goes on as if nothing had happened: it reconnects, changes and syncs. */
-static bool old_goes_on(struct primary *p)
-{
-	static const struct fs_cred cred;
-	struct late_sync sync = { .waiter.done = late_done };
-	bool made = false, asked = false;
-	uint64_t ino;
-
-	for (unsigned i = 0; i < 200; i++) {
-		for (unsigned k = 0; k < p->r->slot_count; k++)
-			p->r->slots[k].retry_at_ms = 0;
-		replication_poll(p->r);
-		fs_poll(p->s.fs);
-		if (!made)
-			made = fs_create(p->s.fs, FS_ROOT_INO, "late", S_IFREG | 0644, 0, &cred, &ino) == 0;
-		if (made && !asked)
-			asked = fs_sync_all(p->s.fs, &sync.waiter) == 0;
-	}
-	if (asked)
-		fs_waiter_cancel(&sync.waiter);
-	return made && sync.acknowledged;
-}
-
-/* Restored elsewhere while this primary lives: from then on it changes no copy and acknowledges nothing. */
-static int takeover(struct primary *old, struct run *run)
-{
-	uint8_t *before[CLUSTER_REPLICAS];
-	int err;
-
-	op_return(old);
-	unlink(second.part);
-	old->pool->pm.observer = NULL;
-	err = primary_restore(&second, false);
-	if (err) {
-		snprintf(run->why, WHY_BYTES, "restore over a living primary: %.400s", errmsg_get());
-		return -1;
-	}
+	pm_observer_new = NULL;
 	for (unsigned i = 0; i < CLUSTER_REPLICAS; i++)
-		before[i] = pool_bytes(targets[i]->pm.base);
-	if (old_goes_on(old)) {
-		snprintf(run->why, WHY_BYTES, "an old primary acknowledged after a restore elsewhere");
-		err = -1;
-	}
-	for (unsigned i = 0; i < CLUSTER_REPLICAS; i++) {
-		if (!err && memcmp(before[i], targets[i]->pm.base, RUN_POOL_BYTES) != 0) {
-			snprintf(run->why, WHY_BYTES, "an old primary changed a fenced copy");
-			err = -1;
-		}
-		free(before[i]);
-	}
-	unlink(second.part);
-	return err;
+		targets[i]->pm.observer = NULL;
 }
 
 /* ---------------------------------------------------------------- all of it */
@@ -504,8 +477,9 @@ int cluster_workload(struct run *run, const struct workload *w, enum pm_point dr
 	p->s.model = &run->model;
 	p->s.why = run->why;
 	p->bad = 0;
-	watch(&run->trace, drop);
-	pm_observer_new = &watches[TRACE_LOCAL].observer;
+	dropped = drop;
+	cluster_link_trace(&run->trace, w->eager);
+	cluster_watch(&run->trace);
 	EXPLORE_MUST(primary_mount(p, 0));
 	pm_observer_new = NULL;
 	model_observe(&run->model, p->s.fs, -1);
@@ -515,10 +489,16 @@ int cluster_workload(struct run *run, const struct workload *w, enum pm_point dr
 			err = p->bad;
 		run->state_after[i] = (unsigned)run->model.states.n - 1;
 	}
-	for (unsigned i = 0; i < CLUSTER_REPLICAS; i++)
-		targets[i]->pm.observer = NULL;
-	if (!err && w->takeover)
-		err = takeover(p, run);
+	if (!err && w->takeover) {
+		size_t before = run->trace.events.n;
+
+		unlink(second.part);
+		err = takeover(p, &second, run, bytes);
+		unlink(second.part);
+		run->trace.events.n = before; /* crashes of the primary are of the time before */
+	}
+	cluster_unwatch();
+	cluster_link_trace(NULL, w->eager);
 	primary_kill(p);
 	return err;
 }

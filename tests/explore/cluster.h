@@ -39,9 +39,18 @@ void cluster_put(enum trace_pool pool, const uint8_t *bytes);
 /* 0 or the error of the step that failed, in errmsg. away: bit i: replica i is not reached. */
 int primary_mount(struct primary *p, unsigned away);
 void primary_kill(struct primary *p);
-int primary_restore(struct primary *p, bool replace);
+int primary_restore(struct primary *p, bool replace, unsigned away);
 /* Until nothing moves. */
 void primary_settle(struct primary *p);
-/* Looks at the member table after an acknowledgement: -1 with p->s.why. */
+/* All replicas can be reached again, and it notices. Every link is cut. */
+void primary_return(struct primary *p);
+void primary_lose(struct primary *p);
+/* Looks at who has what after an acknowledgement: -1 with p->s.why. */
 int primary_members(struct primary *p);
+/* Whether the longer one has the history of the other: as far as both rings tell. */
+enum history { HISTORY_SAME, HISTORY_DIFFERS, HISTORY_UNKNOWN };
+enum history cluster_histories(const struct copy *a, const struct copy *b);
+/* What happens to the pools goes to the trace, with the fences left out that the workload left out. */
+void cluster_watch(struct trace *trace);
+void cluster_unwatch(void);
 #endif

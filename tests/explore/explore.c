@@ -6,7 +6,10 @@
  *   model.c     what may be found after a crash       check.c           recovery of one image, and what is asked of it
  *   workload.c  what is run                           cuts.c            which images are looked at
  *   known.c     images that were recovered before     pages.c           pools put back by what changed
- *   cluster.c, cluster_cuts.c                         a primary and two replicas: losses, remounts, restores, crashes of all
+ *   cluster.c, cluster_link.c  a primary and two replicas: losses, remounts, restores
+ *   cluster_cuts.c             crashes of all three, and what comes after them
+ *   cluster_rot.c, takeover.c  copies that rot or are half overwritten; an old primary that lives on
+ *   below.c                    what copies, pool headers and rpmemd's engine promise by themselves
  *   jobs.c      workloads by number and name          plants.c          bugs it has to find
  *   report.c    a violation in words                  minimise.c        the shortest workload that shows one
  *

@@ -49,6 +49,21 @@ static const struct planted {
 	{ "directory", { PLANT_DIR, TRACE_DROP_NONE }, { "case:names" } },
 	{ "restore-epoch", { PLANT_EPOCH, TRACE_DROP_NONE }, { "case:restored" } },
 	{ "membership", { PLANT_MEMBER, TRACE_DROP_NONE }, { "case:lost" } },
+	{ "min-replicas", { PLANT_RULE, TRACE_DROP_NONE }, { "case:rule" } },
+	{ "wait", { PLANT_WAIT, TRACE_DROP_NONE }, { "case:lost" } },
+	{ "checkpoint-limit", { PLANT_LIMIT, TRACE_DROP_NONE }, { "case:away" } },
+	{ "history", { PLANT_CHAIN, TRACE_DROP_NONE }, { "case:ahead-without" } },
+	{ "copy-fence", { PLANT_FENCED, TRACE_DROP_NONE }, { "case:lost" } },
+	{ "restore-proof", { PLANT_PROOF, TRACE_DROP_NONE }, { "case:away" } },
+	{ "mark", { PLANT_MARK, TRACE_DROP_NONE }, { "case:lost" } },
+	{ "restore-content", { PLANT_HEAL, TRACE_DROP_NONE }, { "case:away" } },
+	{ "pulled-content", { PLANT_PULL, TRACE_DROP_NONE }, { "case:ahead-rot" } },
+	{ "sent-content", { PLANT_SENT, TRACE_DROP_NONE }, { "case:away-rot" } },
+	{ "shown-content", { PLANT_READ, TRACE_DROP_NONE }, { "case:away-rot" } },
+	{ "slot", { PLANT_SLOT, TRACE_DROP_NONE }, { "case:checkpoint" } },
+	{ "summary", { PLANT_SUMMARY, TRACE_DROP_NONE }, { "case:names" } },
+	{ "last-change", { PLANT_CHANGED, TRACE_DROP_NONE }, { "case:lost" } },
+	{ "orphan", { PLANT_ORPHAN, TRACE_DROP_NONE }, { "case:open" } },
 };
 #define PLANTED_COUNT (sizeof(planted) / sizeof(*planted))
 

@@ -203,24 +203,53 @@ static const struct op case_lost[] = {
 	W("/a", 0, 9000), { OP_LOSE, NULL, NULL, 0, 1 }, { OP_FSYNC, "/a", NULL, 0, 0 }, W("/d/b", 0, 40960), ALL,
 	{ .kind = OP_RETURN }, W("/a", 100, 8), ALL,
 };
+/* Both replicas are lost before they have it: the sync waits until one is back. */
+static const struct op case_rule[] = {
+	W("/a", 0, 9000), { OP_LOSE, NULL, NULL, 0, 1 }, { OP_LOSE, NULL, NULL, 1, 1 }, { OP_FSYNC_START, "/a", NULL, 0, 0 },
+	{ .kind = OP_IDLE }, { .kind = OP_IDLE }, { .kind = OP_RETURN }, ALL,
+};
+/* One is away while blocks are linked, lines in them change and a checkpoint is asked for. */
+static const struct op case_away[] = {
+	{ OP_LOSE, NULL, NULL, 0, 0 }, W("/d/b", 0, 36864), ALL, W("/d/b", 100, 8), ALL, { .kind = OP_CHECKPOINT },
+	{ .kind = OP_RETURN }, ALL,
+};
+/* The replicas have commits that the local copy has not. */
+static const struct op case_ahead[] = { W("/a", 0, 9000), ALL, W("/d/b", 0, 36864), ALL };
+static const struct op case_open[] = {
+	{ OP_OPEN, "/a", NULL, 0, 0 }, { OP_UNLINK, "/a", NULL, 0, 0 }, ALL, { .kind = OP_IDLE }, W(OP_HANDLE, 0, 9000),
+	{ OP_FSYNC, OP_HANDLE, NULL, 0, 0 }, { .kind = OP_CLOSE }, { .kind = OP_IDLE }, ALL,
+};
 static const struct op case_restored[] = {
 	W("/a", 0, 40960), { OP_CREATE, "/n", NULL, 0, 0 }, ALL, { .kind = OP_RESTORE }, W("/d/b", 100, 8), ALL,
 };
 
-#define CASE(name) #name, case_##name, sizeof(case_##name) / sizeof(*case_##name)
+#define CASE_OF(name, ops) name, ops, sizeof(ops) / sizeof(*(ops))
+#define CASE(name) CASE_OF(#name, case_##name)
 static const struct {
 	const char *name;
 	const struct op *ops;
 	unsigned count;
 	enum start start;
-	bool replica, cluster;
+	enum { LOCAL, REPLICA, CLUSTER, CLUSTER_EAGER } who;
+	enum focus focus;
 } cases[] = {
-	{ CASE(names), START_PLAIN, false, false },     { CASE(overwrite), START_PLAIN, false, false },
-	{ CASE(rename), START_PLAIN, false, false },    { CASE(chmod), START_PLAIN, false, false },
-	{ CASE(abandoned), START_TIGHT, true, false },  { CASE(freed), START_TIGHT, true, false },
-	{ CASE(hands), START_TIGHT, true, false },      { CASE(tails), START_PLAIN, false, true },
-	{ CASE(replayed), START_PLAIN, false, true },   { CASE(lost), START_PLAIN, false, true },
-	{ CASE(restored), START_PLAIN, false, true },
+	{ CASE(names), START_PLAIN, LOCAL, FOCUS_ANY },
+	{ CASE(overwrite), START_PLAIN, LOCAL, FOCUS_ANY },
+	{ CASE(rename), START_PLAIN, LOCAL, FOCUS_ANY },
+	{ CASE(chmod), START_PLAIN, LOCAL, FOCUS_ANY },
+	{ CASE(open), START_PLAIN, LOCAL, FOCUS_ANY },
+	{ CASE(abandoned), START_TIGHT, REPLICA, FOCUS_ANY },
+	{ CASE(freed), START_TIGHT, REPLICA, FOCUS_ANY },
+	{ CASE(hands), START_TIGHT, REPLICA, FOCUS_ANY },
+	{ CASE(tails), START_PLAIN, CLUSTER, FOCUS_ANY },
+	{ CASE(replayed), START_PLAIN, CLUSTER, FOCUS_ANY },
+	{ CASE(lost), START_PLAIN, CLUSTER, FOCUS_ANY },
+	{ CASE(rule), START_PLAIN, CLUSTER, FOCUS_ANY },
+	{ CASE(away), START_PLAIN, CLUSTER, FOCUS_ANY },
+	{ CASE_OF("away-rot", case_away), START_PLAIN, CLUSTER, FOCUS_ROT },
+	{ CASE_OF("ahead-rot", case_ahead), START_PLAIN, CLUSTER_EAGER, FOCUS_ROT },
+	{ CASE_OF("ahead-without", case_ahead), START_PLAIN, CLUSTER_EAGER, FOCUS_WITHOUT },
+	{ CASE(restored), START_PLAIN, CLUSTER, FOCUS_ANY },
 };
 
 const char *workload_case(struct workload *w, unsigned i)
@@ -231,8 +260,9 @@ const char *workload_case(struct workload *w, unsigned i)
 		*w = (struct workload){ .below = i - count + 1 };
 		return below_name(i - count);
 	}
-	*w = (struct workload){ .start = cases[i].start, .replica = cases[i].replica,
-				.cluster = cases[i].cluster, .takeover = cases[i].cluster };
+	*w = (struct workload){ .start = cases[i].start, .replica = cases[i].who == REPLICA, .cluster = cases[i].who >= CLUSTER,
+				.takeover = cases[i].who >= CLUSTER, .eager = cases[i].who == CLUSTER_EAGER,
+				.focus = cases[i].focus };
 	for (unsigned k = 0; k < cases[i].count; k++)
 		add(w, cases[i].ops[k]);
 	return cases[i].name;
@@ -392,7 +422,7 @@ void workload_cluster(struct workload *w, uint64_t i)
 	unsigned steps = 3 + explore_random(&state) % 4;
 	bool away = false;
 
-	*w = (struct workload){ .cluster = true, .takeover = i % 4 == 0, .seed = i };
+	*w = (struct workload){ .cluster = true, .takeover = i % 4 == 0, .eager = i % 3 == 0, .seed = i };
 	for (unsigned step = 0; step < steps; step++) {
 		unsigned event = explore_random(&state) % 6;
 

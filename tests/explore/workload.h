@@ -41,6 +41,9 @@ enum start {
 	STARTS
 };
 
+/* What comes after a crash of a cluster more often than by chance. */
+enum focus { FOCUS_ANY, FOCUS_ROT, FOCUS_WITHOUT };
+
 #define WORKLOAD_OPS_MAX 96u
 
 struct workload {
@@ -48,6 +51,7 @@ struct workload {
 	unsigned below;    /* none of the file system's: number of below.c's case + 1 */
 	bool cluster;      /* with two, under the real policy */
 	bool takeover;     /* ... and in the end a restore elsewhere while the primary lives */
+	enum focus focus;
 	bool replica;      /* with a replica */
 	bool file;         /* pools are page-cache files: durable is what was msynced */
 	bool eager;        /* the replica handles a commit before the local copy stores it, else after */

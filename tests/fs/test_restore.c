@@ -205,6 +205,29 @@ Test(restore, newest_replica_wins_and_the_other_catches_up)
 	unmount();
 }
 
+/* Found by the explorer: it was asked for its fence all the same, which failed the whole restore. */
+Test(restore, replica_lost_while_it_is_levelled_is_as_one_not_reached)
+{
+	struct copy *behind;
+	void *before = malloc(POOL_BYTES);
+	uint64_t fence;
+
+	memcpy(before, sim_targets[0].pm.base, POOL_BYTES);
+	put(10 * MIB, 50000, 9);
+	unmount();
+	memcpy(sim_targets[0].pm.base, before, POOL_BYTES);
+	free(before);
+	unlink(part_path);
+	behind = sim_copy_get(&sim_targets[0]);
+	sim_targets[0].die_before = copy_head(behind).seq + 1;
+	fence = copy_page(behind)->fence_epoch;
+	sim_copy_put(&sim_targets[0], behind);
+	cr_assert_eq(restore_run(&rc), RESTORE_DONE, "two are required, so one that is reached proves it: %s", errmsg_get());
+	behind = sim_copy_get(&sim_targets[0]);
+	cr_expect_eq(copy_page(behind)->fence_epoch, fence);
+	sim_copy_put(&sim_targets[0], behind);
+}
+
 /* ---------------------------------------------------------------- proof */
 
 Test(restore, too_few_reached_is_refused_unless_forced)

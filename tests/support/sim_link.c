@@ -431,11 +431,20 @@ static int sim_format(struct repl_link *pub, const struct copy_format *fmt)
 	return 0;
 }
 
+/* The copy of a session that lives, NULL: the link is down. */
+static struct copy *session_copy(struct repl_link *pub)
+{
+	return pub->state == REPL_UP ? of(pub)->target->copy : NULL;
+}
+
 static int sim_fence(struct repl_link *pub, uint64_t expected, uint64_t epoch, const uint8_t id[16])
 {
-	struct copy *copy = of(pub)->target->copy;
-	struct copy_page page = *copy_page(copy);
+	struct copy *copy = session_copy(pub);
+	struct copy_page page;
 
+	if (!copy)
+		return errmsg_set(-ENOTCONN, "%s: no session", pub->name);
+	page = *copy_page(copy);
 	if (page.fence_epoch != expected)
 		return -ESTALE;
 	page.fence_epoch = epoch;
@@ -445,23 +454,29 @@ static int sim_fence(struct repl_link *pub, uint64_t expected, uint64_t epoch, c
 
 static int sim_page(struct repl_link *pub, const struct copy_page *page)
 {
-	return copy_page_set(of(pub)->target->copy, page);
+	struct copy *copy = session_copy(pub);
+
+	return copy ? copy_page_set(copy, page) : -ENOTCONN;
 }
 
 static int sim_checkpoint_all(struct repl_link *pub)
 {
-	struct copy *copy = of(pub)->target->copy;
+	struct copy *copy = session_copy(pub);
 
-	return copy_checkpoint(copy, copy_head(copy).seq, UINT64_MAX);
+	return !copy ? -ENOTCONN : copy_checkpoint(copy, copy_head(copy).seq, UINT64_MAX);
 }
 
 static int sim_reset(struct repl_link *pub, const struct copy_point *at, uint64_t used_blks)
 {
-	return copy_reset(of(pub)->target->copy, at, used_blks);
+	struct copy *copy = session_copy(pub);
+
+	return copy ? copy_reset(copy, at, used_blks) : -ENOTCONN;
 }
 
 static int sim_refresh(struct repl_link *pub)
 {
+	if (!session_copy(pub))
+		return -ENOTCONN;
 	peer_fill(of(pub));
 	return 0;
 }
