@@ -280,7 +280,7 @@ static void stream_clear(struct fs *fs, struct vinode *v)
 	v->reserved_node = UINT64_MAX;
 	v->cut = UINT64_MAX;
 	chunks_free(v);
-	v->dirty = false;
+	v->dirty = v->stuck = false;
 }
 
 void stream_drop(struct fs *fs, struct vinode *v)
@@ -505,6 +505,7 @@ static void stream_failed(struct fs *fs, struct vinode *v, int err)
 	v->failed = err;
 	v->failed_off = 0;
 	v->failed_len = UINT64_MAX;
+	v->stuck = true;
 	stream_delist(fs, v);
 	stream_enlist(fs, v);
 	waiters_fail(&fs->all_waiters, err);
@@ -549,7 +550,7 @@ bool fs_space_coming(const struct fs *fs)
 	if (fs->flying.seq || fs->running.freed.n || fs->reclaim.n || alloc_pending_blks(fs))
 		return true;
 	for (const struct vinode *v = fs->dirty_streams; v; v = v->dirty_next)
-		if (!v->failed && (v->staged_count || v->cut != UINT64_MAX))
+		if (!v->stuck && (v->staged_count || v->cut != UINT64_MAX))
 			return true;
 	return false;
 }

@@ -55,6 +55,7 @@ struct vinode {
 	uint64_t reserved_node;  /* last map node a reservation was made for; UINT64_MAX: none */
 	int failed;              /* errno of a WRITE that failed and was not made good ... */
 	uint64_t failed_off, failed_len; /* ... and its range */
+	bool stuck;              /* the stream could not be linked: nobody waits for the space that would bring */
 	struct vinode *dirty_next, **dirty_prev; /* fs->dirty_streams */
 	UT_hash_handle hh;
 };

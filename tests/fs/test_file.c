@@ -262,6 +262,28 @@ Test(file, full_pool_overwrites_and_deletes, .init = setup_small_ring, .fini = t
 	free(block);
 }
 
+/* The failed write is told by every fsync until it is made good, and keeps nobody from overwriting what is there. */
+Test(file, overwrites_go_on_behind_a_write_that_failed, .init = setup_small_ring, .fini = teardown)
+{
+	uint8_t *block = malloc(65536);
+	uint64_t off = 0;
+	size_t done;
+	int err;
+
+	memset(block, 0x42, 65536);
+	do {
+		done = 0;
+		err = CORE_RIG_TRY(&rig, fs_write(rig.fs, ino, off, block, 65536, &done));
+		off += 65536;
+	} while (err == 0);
+	cr_assert_eq(err, -ENOSPC, "%d %s", err, errmsg_get());
+	memset(block, 0x43, 65536);
+	for (uint64_t at = 0; at < 4 * MIB; at += 65536)
+		put(at, block, 65536);
+	cr_expect_eq(core_rig_sync(&rig, ino), -ENOSPC, "the failed write is told");
+	free(block);
+}
+
 Test(file, seek_finds_data_and_holes, .init = setup, .fini = teardown)
 {
 	uint64_t at;
