@@ -1,6 +1,6 @@
 /* Restore: the local parts are gone, a replica has everything. Fence, then prove, then copy.
  *
- *   1 look     healthy local parts are not overwritten unasked; an interrupted restore is continued
+ *   1 look     restore_look.c; healthy local parts are not overwritten unasked, an interrupted restore is continued
  *   2 take     every replica is connected to; running sessions are ended, their locks are ours from here on
  *   3 prove    the recorded rule (of the newest copy) says how many replicas an acknowledgement needed; when the
  * replicas not reached are too few to have acknowledged anything alone, the newest reached one has everything. Else
@@ -14,7 +14,7 @@
  * Comparing and proving come before fencing because the locks keep every reached copy still: a restore refused for lack
  * of proof leaves even the fences as they were. The new epoch is written into the local page as its fence; the first
  * mount takes it over into the state block, so that its first commit is the first of the new epoch. */
-#include "restore.h"
+#include "restore_impl.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -29,78 +29,20 @@
 
 #define NAMES_BYTES_MAX 1024u
 
-struct restore {
-	const struct restore_cfg *cfg;
-	const struct poolset *set;
-	struct repl_link *links[POOLSET_REPLICAS_MAX]; /* by index in the poolset; NULL: not reached */
-	struct repl_link *source;
-	struct fs_state_omf state; /* the source's */
-	uint64_t epoch;
-	uint8_t epoch_id[16];
-	bool local_healthy;
-	bool local_blank;    /* parts are there, nothing was ever stored behind their headers */
-	struct copy_point local_head;
-	struct pool *pool;
-	struct copy *copy;
-};
+struct again again(const struct restore *rs, const char *more)
+{
+	const struct restore_cfg *cfg = rs->cfg;
+	struct again a;
+
+	snprintf(a.text, sizeof(a.text), "rpmemfs restore%s%s%s%s%s%s %s", cfg->replace ? " --replace" : "",
+		cfg->sparse ? " --sparse" : "", cfg->from ? " --from " : "", cfg->from ? cfg->from : "", *more ? " " : "",
+		more, rs->set->path);
+	return a;
+}
 
 static enum restore_exit exit_of(int err)
 {
 	return err == 0 ? RESTORE_DONE : err == -ECANCELED ? RESTORE_REFUSED : RESTORE_FAILED;
-}
-
-#define refused(...) errmsg_set(-ECANCELED, __VA_ARGS__)
-
-/* ---------------------------------------------------------------- 1 look */
-
-/* Whether per-copy page and superblocks are all zero: a restore or mkfs was cut off before it wrote them. */
-static bool never_formatted(const struct pm *pm)
-{
-	const uint8_t *at = pm_ptr(pm, media_off(MEDIA_PAGE_BLK));
-
-	for (uint64_t i = 0; i < media_off(MEDIA_RING_BLK - MEDIA_PAGE_BLK); i++)
-		if (at[i])
-			return false;
-	return true;
-}
-
-/* Parts that open and hold an inconsistent copy are kept open: an earlier restore made them. */
-static int look_copy(struct restore *rs)
-{
-	int err = copy_open(&rs->pool->pm, false, &rs->copy);
-
-	rs->local_blank = err && never_formatted(&rs->pool->pm);
-	if (err && !rs->cfg->replace && !rs->local_blank)
-		return refused("the local parts hold no healthy copy (%s); --replace to overwrite them", errmsg_get());
-	if (!err && copy_page(rs->copy)->state == MEDIA_INCONSISTENT)
-		return 0;
-	if (!err) {
-		rs->local_healthy = true;
-		rs->local_head = copy_head(rs->copy);
-	}
-	copy_close(rs->copy);
-	rs->copy = NULL;
-	return 0;
-}
-
-static int look_local(struct restore *rs)
-{
-	int err = pool_open(rs->set, 0, POOL_NOWAIT_LOCK, &rs->pool);
-
-	if (err == -ENOENT)
-		return 0; /* gone, the usual case; parts that are left are judged by pool_create */
-	if (err == -EBUSY)
-		return refused("the local parts are in use: %s", errmsg_get());
-	if (err && !rs->cfg->replace)
-		return refused("the local parts cannot be opened (%s); --replace to overwrite them", errmsg_get());
-	if (err)
-		return 0;
-	err = look_copy(rs);
-	if (!rs->copy) {
-		pool_close(rs->pool);
-		rs->pool = NULL;
-	}
-	return err;
 }
 
 /* ---------------------------------------------------------------- 2 take */
@@ -160,6 +102,37 @@ static bool candidate(const struct repl_link *link)
 	return link && (link->peer.page.state == MEDIA_CONSISTENT || PLANTED(PLANT_MARK));
 }
 
+static void names_add(char *names, const char *name)
+{
+	size_t len = strlen(names);
+
+	snprintf(names + len, NAMES_BYTES_MAX - len, "%s%s", len ? "," : "", name);
+}
+
+/* The names of all replicas, for who gave a wrong one. */
+static const char *all_names(const struct restore *rs, char names[static NAMES_BYTES_MAX])
+{
+	names[0] = '\0';
+	for (unsigned i = 1; i < rs->set->replica_count; i++)
+		names_add(names, rs->set->replicas[i].name);
+	return names;
+}
+
+static int no_source(const struct restore *rs)
+{
+	char names[NAMES_BYTES_MAX];
+	const char *from = rs->cfg->from, *path = rs->set->path;
+
+	if (rs->set->replica_count == 1)
+		return errmsg_set(-ENOENT, "%s: it names no replica: add the REPLICA line of the one to restore from", path);
+	if (from && !poolset_find(rs->set, from))
+		return errmsg_set(-ENOENT, "--from %s: %s names no such replica, it has %s", from, path, all_names(rs, names));
+	return errmsg_set(-ENOENT,
+		"%s%s: no replica to restore from was reached: each one's reason stands above\n"
+		"  start or connect them, then again: %s",
+		from ? "--from " : "", from ? from : path, again(rs, "").text);
+}
+
 static int choose_source(struct restore *rs)
 {
 	for (unsigned i = 1; i < rs->set->replica_count; i++) {
@@ -170,12 +143,52 @@ static int choose_source(struct restore *rs)
 		if (!rs->source || link->peer.head.seq > rs->source->peer.head.seq)
 			rs->source = link;
 	}
-	if (!rs->source && rs->cfg->from)
-		return errmsg_set(-ENOENT,
-			"replica %s cannot be restored from: it is not in %s, not reached, or inconsistent",
-			rs->cfg->from, rs->set->path);
-	if (!rs->source)
-		return errmsg_set(-ENOENT, "no replica of %s that can be restored from was reached", rs->set->path);
+	return rs->source ? 0 : no_source(rs);
+}
+
+/* Every name of `list` stands in `given`. */
+static bool all_named(const char *list, const char *given)
+{
+	char copy[NAMES_BYTES_MAX], *save = NULL;
+
+	snprintf(copy, sizeof(copy), "%s", list);
+	for (char *name = strtok_r(copy, ",", &save); name; name = strtok_r(NULL, ",", &save)) {
+		size_t len = strlen(name);
+		const char *at = given;
+
+		while (at && (strncmp(at, name, len) || (at[len] && at[len] != ','))) {
+			at = strchr(at, ',');
+			at = at ? at + 1 : NULL;
+		}
+		if (!at)
+			return false;
+	}
+	return true;
+}
+
+/* Copies of another pool are none of ours: they are not fenced, and only who names them goes on beside them. */
+static int part_foreign(struct restore *rs)
+{
+	const struct restore_cfg *cfg = rs->cfg;
+	const struct repl_link *source = rs->source;
+
+	if (rs->local_healthy && memcmp(rs->local_content, source->peer.content_uuid, sizeof(rs->local_content)))
+		return refused("replica %s is a copy of another pool than the healthy local one\n"
+			       "  take its line out of %s; if that pool is wanted here, move the local parts away first",
+			source->name, rs->set->path);
+	for (unsigned i = 1; i < rs->set->replica_count; i++) {
+		struct repl_link *link = rs->links[i];
+
+		if (!link || !memcmp(link->peer.content_uuid, source->peer.content_uuid, sizeof(link->peer.content_uuid)))
+			continue;
+		if (candidate(link) && !(cfg->from && cfg->force && cfg->without && all_named(link->name, cfg->without)))
+			return refused("replicas %s and %s are copies of different pools\n"
+				       "  take the wrong one's line out of %s; or choose: --from %s --force --without %s, or "
+				       "--from %s --force --without %s",
+				source->name, link->name, rs->set->path, source->name, link->name, link->name, source->name);
+		log_warn("replica %s: a copy of another pool: left as it is", link->name);
+		drop_link(rs, i);
+	}
 	return 0;
 }
 
@@ -193,11 +206,10 @@ static int protect_local(const struct restore *rs)
 	if (!rs->local_healthy || (rs->cfg->replace && rs->cfg->from))
 		return 0;
 	return refused("the local copy is healthy, at commit %" PRIu64 " (%s); replica %s is at %" PRIu64
-		       " (%s)%s; mount it, or give "
-		       "--replace and --from NAME to overwrite it",
+		       " (%s)%s\n  mount it, or overwrite it: rpmemfs restore --replace --from %s %s",
 		rs->local_head.seq, hex(&rs->local_head, ours), rs->source->name, rs->source->peer.head.seq,
 		hex(&rs->source->peer.head, theirs),
-		rs->local_head.seq >= rs->source->peer.head.seq ? ", not newer" : "");
+		rs->local_head.seq >= rs->source->peer.head.seq ? ", not newer" : "", rs->source->name, rs->set->path);
 }
 
 /* ---------------------------------------------------------------- 3 prove */
@@ -209,13 +221,6 @@ static bool counts(const struct poolset *set, unsigned idx)
 	for (unsigned i = 1; i < set->replica_count; i++)
 		remote |= strcmp(set->replicas[i].target, "@local") != 0;
 	return !remote || strcmp(set->replicas[idx].target, "@local");
-}
-
-static void names_add(char *names, const char *name)
-{
-	size_t len = strlen(names);
-
-	snprintf(names + len, NAMES_BYTES_MAX - len, "%s%s", len ? "," : "", name);
 }
 
 /* Members of the record that the poolset no longer names: nobody asked them either. */
@@ -254,29 +259,9 @@ static bool proven(const struct restore *rs, char *names)
 	return away < rule;
 }
 
-/* Every name of `list` stands in `given`. */
-static bool all_named(const char *list, const char *given)
-{
-	char copy[NAMES_BYTES_MAX], *save = NULL;
-
-	snprintf(copy, sizeof(copy), "%s", list);
-	for (char *name = strtok_r(copy, ",", &save); name; name = strtok_r(NULL, ",", &save)) {
-		size_t len = strlen(name);
-		const char *at = given;
-
-		while (at && (strncmp(at, name, len) || (at[len] && at[len] != ','))) {
-			at = strchr(at, ',');
-			at = at ? at + 1 : NULL;
-		}
-		if (!at)
-			return false;
-	}
-	return true;
-}
-
 static int prove(struct restore *rs)
 {
-	char names[NAMES_BYTES_MAX];
+	char names[NAMES_BYTES_MAX], more[NAMES_BYTES_MAX + 32];
 	int err = pull_peek_state(rs->source, &rs->state);
 
 	if (err)
@@ -287,10 +272,11 @@ static int prove(struct restore *rs)
 		log_warn("restore: what %s may have acknowledged is given up", names);
 		return 0;
 	}
+	snprintf(more, sizeof(more), "--force --without %s", names);
 	return refused("not proven that replica %s has everything: with %" PRIu32
-		       " replicas required, these copies were not asked and "
-		       "may have more: %s; to restore all the same: --force --without %s",
-		rs->source->name, le32_get(rs->state.min_replicas), names, names);
+		       " replicas required, these copies were not asked and may have more: %s\n"
+		       "  start or connect them; if they are lost for good: %s",
+		rs->source->name, le32_get(rs->state.min_replicas), names, again(rs, more).text);
 }
 
 /* ---------------------------------------------------------------- 4 compare */
@@ -305,8 +291,8 @@ static int compare_one(const struct restore *rs, struct repl_link *other)
 
 	if (head->seq > rs->source->peer.head.seq && !rs->cfg->force)
 		return refused("replica %s is newer: commit %" PRIu64 ", %s has %" PRIu64
-			       "; restore from it, or --force",
-			other->name, head->seq, rs->source->name, rs->source->peer.head.seq);
+			       "\n  leave out --from for the newest; to give its newer commits up: %s",
+			other->name, head->seq, rs->source->name, rs->source->peer.head.seq, again(rs, "--force").text);
 	if (head->seq > rs->source->peer.head.seq)
 		return 0;
 	err = rs->source->ops->chain(rs->source, head->seq, &at);
@@ -320,9 +306,10 @@ static int compare_one(const struct restore *rs, struct repl_link *other)
 		return 0;
 	if (rs->cfg->from && rs->cfg->force)
 		return 0;
-	return refused("different histories: at commit %" PRIu64
-		       " replica %s is %s, replica %s is %s; choose one: --from NAME --force",
-		head->seq, rs->source->name, hex(&at, ours), other->name, hex(head, theirs));
+	return refused("different histories: at commit %" PRIu64 " replica %s is %s, replica %s is %s\n"
+		       "  choose one, the other's changes are given up: rpmemfs restore%s --force --from %s %s, or --from %s",
+		head->seq, rs->source->name, hex(&at, ours), other->name, hex(head, theirs),
+		rs->cfg->replace ? " --replace" : "", rs->source->name, rs->set->path, other->name);
 }
 
 static int compare(struct restore *rs)
@@ -333,13 +320,7 @@ static int compare(struct restore *rs)
 
 		if (!candidate(other) || other == rs->source)
 			continue;
-		if (memcmp(other->peer.content_uuid, rs->source->peer.content_uuid, sizeof(other->peer.content_uuid)))
-			err = rs->cfg->from ? 0
-					    : refused("replicas %s and %s are copies of different pools; choose one: "
-						      "--from NAME",
-						      rs->source->name, other->name);
-		else
-			err = compare_one(rs, other);
+		err = compare_one(rs, other);
 		if (err)
 			return err;
 	}
@@ -355,8 +336,7 @@ static void level(struct restore *rs)
 		struct repl_link *link = rs->links[i];
 
 		if (!candidate(link) || link->peer.head.seq >= rs->source->peer.head.seq ||
-			link->peer.head.seq < rs->source->peer.tail.seq ||
-			memcmp(link->peer.content_uuid, rs->source->peer.content_uuid, sizeof(link->peer.content_uuid)))
+			link->peer.head.seq < rs->source->peer.tail.seq)
 			continue;
 		if (!pull_forward(rs->source, link))
 			continue;
@@ -482,7 +462,7 @@ static int create(struct restore *rs, struct copy_format *fmt, bool replace)
 	int err = pool_create(rs->set, 0, &attr, flags, &rs->pool);
 
 	if (err == -EEXIST)
-		return refused("%s; --replace to overwrite it", errmsg_get());
+		return refused("%s\n  to overwrite it: %s", errmsg_get(), again(rs, "--replace").text);
 	if (err)
 		return err;
 	page_fill(rs, &fmt->page);
@@ -539,15 +519,17 @@ static int copy_over(struct restore *rs)
 	err = restore_copy(rs->copy, &source, progress);
 	if (!err) /* ring and superblocks say the restored state */
 		err = copy_reset(rs->copy, &rs->source->peer.head, rs->source->peer.used_blks);
+	if (!err)
+		err = finish(rs);
 	progress_end(progress, err == 0);
-	return err ? err : finish(rs);
+	return err;
 }
 
 /* ---------------------------------------------------------------- all of it */
 
 static int run(struct restore *rs)
 {
-	int err = look_local(rs);
+	int err = restore_look(rs);
 
 	if (!err)
 		err = open_links(rs, CTL_OPEN_TAKEOVER);
@@ -555,6 +537,8 @@ static int run(struct restore *rs)
 		return err;
 	wait_links(rs);
 	err = choose_source(rs);
+	if (!err)
+		err = part_foreign(rs);
 	if (!err)
 		err = protect_local(rs);
 	if (!err)

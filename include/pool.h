@@ -48,6 +48,10 @@ int pool_create(const struct poolset *set, unsigned idx, const struct pool_attr 
 /* Opens, locks, maps and checks headers. -ENOENT: a part is missing; -EBUSY; -EINVAL: headers wrong or inconsistent. */
 int pool_open(const struct poolset *set, unsigned idx, unsigned flags, struct pool **out);
 
+/* Whether the parts that are there hold no more than a pool_create that was cut off leaves, or the start of a first header of
+ * that signature: then POOL_REPLACE loses nothing. -EBUSY; others from open and read. */
+int pool_is_unfinished(const struct poolset *set, unsigned idx, const char *signature, bool *unfinished);
+
 /* Gets space behind everything that has none yet. Memory is set aside, not touched. -ENOSPC. */
 int pool_fill(struct pool *pool);
 

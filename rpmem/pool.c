@@ -356,6 +356,51 @@ int pool_open(const struct poolset *set, unsigned idx, unsigned flags, struct po
 	return err;
 }
 
+/* Zeros, but for a header that may be cut off anywhere: one of a file that has the part's size and starts with the signature,
+ * as it is stored from its start on. */
+static int part_is_unfinished(const struct build *b, unsigned i, const char *signature, bool *unfinished)
+{
+	const struct pool_part *part = &b->pool->parts[i];
+	struct poolhdr_omf hdr = { .signature = "" };
+	uint64_t bytes = 0;
+	int err = part_size(part->fd, part->path, &bytes);
+
+	if (!err)
+		err = part_is_zero(part->fd, part->path, 0, bytes, unfinished);
+	if (err || *unfinished || bytes != b->parts[i].size)
+		return err;
+	if (pread(part->fd, &hdr, sizeof(hdr), 0) != (ssize_t)sizeof(hdr))
+		return errmsg_set(-EIO, "part %s: cannot read the header", part->path);
+	if (strncmp((const char *)hdr.signature, signature, sizeof(hdr.signature)))
+		return 0;
+	return part_is_zero(part->fd, part->path, POOLHDR_BYTES, bytes, unfinished);
+}
+
+int pool_is_unfinished(const struct poolset *set, unsigned idx, const char *signature, bool *unfinished)
+{
+	bool all = true;
+	struct build b;
+	int err = build_begin(&b, set, idx, POOL_RDONLY | POOL_NOWAIT_LOCK);
+
+	if (err)
+		return err;
+	for (unsigned i = 0; i < b.pool->part_count && !err && all; i++) {
+		struct pool_part *part = &b.pool->parts[i];
+
+		err = part_open(part->path, true, &b.wait, &part->fd);
+		if (err == -ENOENT)
+			err = 0;
+		else if (!err && is_device(part->fd))
+			all = false; /* never made, nothing can be told */
+		else if (!err)
+			err = part_is_unfinished(&b, i, signature, &all);
+	}
+	build_end(&b);
+	if (!err)
+		*unfinished = all;
+	return err;
+}
+
 /* ---------------------------------------------------------------- create */
 
 static int check_create(const struct build *b, const struct pool_attr *attr)
@@ -393,7 +438,7 @@ static int check_empty(struct build *b, unsigned i)
 	int err = part_size(part->fd, part->path, &bytes);
 
 	if (!err)
-		err = part_is_zero(part->fd, part->path, empty_bytes(b, bytes), &zero);
+		err = part_is_zero(part->fd, part->path, 0, empty_bytes(b, bytes), &zero);
 	if (err)
 		return err;
 	if (!zero)

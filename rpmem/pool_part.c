@@ -304,10 +304,10 @@ static int range_is_zero(int fd, const char *path, off_t off, off_t end, char *b
 	return 0;
 }
 
-int part_is_zero(int fd, const char *path, uint64_t size, bool *zero)
+int part_is_zero(int fd, const char *path, uint64_t from, uint64_t to, bool *zero)
 {
 	char *buf = malloc(ZERO_CHECK_BYTES);
-	off_t data = 0, hole = 0, end = (off_t)size;
+	off_t data = 0, hole = (off_t)from, end = (off_t)to;
 	bool all = true;
 	int err = 0;
 

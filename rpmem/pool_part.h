@@ -47,8 +47,8 @@ int part_fill(int fd, const char *path, uint64_t off, uint64_t len);
 /* Whether some of the file has no space behind it. */
 int part_holes(int fd, const char *path, bool *holes);
 
-/* Whether the first size bytes read as zero; holes are not read. */
-int part_is_zero(int fd, const char *path, uint64_t size, bool *zero);
+/* Whether the bytes from..to read as zero; holes are not read. */
+int part_is_zero(int fd, const char *path, uint64_t from, uint64_t to, bool *zero);
 
 /* Makes a name that came or went in the part's directory durable. */
 int part_sync_dir(const char *path);

@@ -2,9 +2,14 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "errmsg.h"
 #include "fs/policy.h"
@@ -65,7 +70,13 @@ static void settle(void)
 	}
 }
 
-static void mount(void)
+/* mount(2): the name is taken by the pool's. */
+static long mount_fs(const char *from, const char *to, const char *type, unsigned long flags, const char *options)
+{
+	return syscall(SYS_mount, from, to, type, flags, options);
+}
+
+static void mount_pool(void)
 {
 	struct fs_cfg fc = { .repl = &replication_ops, .dirty_now = true };
 
@@ -153,7 +164,7 @@ static void setup(void)
 	rc = (struct restore_cfg){ .set = set, .link_open = sim_link_open, .quiet = true };
 	mkfs();
 	cfg.min_replicas = REPLICATION_MIN_RECORDED;
-	mount();
+	mount_pool();
 	cr_assert_eq(fs_create(fs, FS_ROOT_INO, "f", S_IFREG | 0644, 0, &cred, &ino), 0);
 	cr_assert_eq(fs_opened(fs, ino), 0);
 	put(0, 3 * MIB, 1);
@@ -178,7 +189,7 @@ Test(restore, brings_everything_back)
 	unmount();
 	unlink(part_path);
 	cr_assert_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
-	mount();
+	mount_pool();
 	expect_bytes(0, 3 * MIB, 1);
 	put(8 * MIB, 5000, 3);
 	cr_expect_eq(r->slots[0].state, SLOT_LIVE, "%s", r->slots[0].reason);
@@ -199,7 +210,7 @@ Test(restore, newest_replica_wins_and_the_other_catches_up)
 	free(before);
 	unlink(part_path);
 	cr_assert_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
-	mount();
+	mount_pool();
 	expect_bytes(10 * MIB, 50000, 9);
 	cr_expect_eq(r->slots[1].state, SLOT_LIVE, "%s", r->slots[1].reason);
 	unmount();
@@ -246,7 +257,7 @@ Test(restore, too_few_reached_is_refused_unless_forced)
 	sim_targets[1].unreachable = false;
 	cr_assert_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
 	cfg.min_replicas = 1;
-	mount();
+	mount_pool();
 	unmount();
 	unlink(part_path);
 	sim_targets[1].unreachable = true;
@@ -274,7 +285,7 @@ Test(restore, healthy_local_parts_are_not_overwritten)
 	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED);
 	rc.from = "b";
 	cr_expect_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
-	mount();
+	mount_pool();
 	expect_bytes(0, 3 * MIB, 1);
 	unmount();
 }
@@ -300,7 +311,7 @@ Test(restore, damaged_parts_need_replace)
 	cr_expect_not_null(strstr(errmsg_get(), "--replace"), "%s", errmsg_get());
 	rc.replace = true;
 	cr_expect_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
-	mount();
+	mount_pool();
 	expect_bytes(0, 3 * MIB, 1);
 	unmount();
 }
@@ -345,7 +356,7 @@ Test(restore, different_histories_need_a_choice_and_force)
 	foreign_commit(&sim_targets[1].pm, 2);
 	expect_restore_refused("different histories");
 	rc.from = "b";
-	expect_restore_refused("--from NAME --force");
+	expect_restore_refused("--force --from b");
 	rc.force = true;
 	expect_restored_from(1);
 }
@@ -380,18 +391,68 @@ Test(restore, copy_too_old_to_be_compared_is_left_behind)
 	expect_restored_from(0);
 }
 
+/* An empty pool of other content where a replica was. */
+static void format_other(unsigned target)
+{
+	struct copy_format fmt = { .hash_seed = 2, .content_uuid = { 0xee }, .page = { .role = MEDIA_ROLE_REPLICA, .state = MEDIA_CONSISTENT } };
+
+	memset(sim_targets[target].pm.base, 0, POOL_BYTES);
+	cr_assert_eq(copy_format(&sim_targets[target].pm, &fmt), 0, "%s", errmsg_get());
+}
+
+static uint8_t *bytes_of(unsigned target)
+{
+	uint8_t *bytes = malloc(POOL_BYTES);
+
+	cr_assert_not_null(bytes);
+	return memcpy(bytes, sim_targets[target].pm.base, POOL_BYTES);
+}
+
+static void expect_untouched(unsigned target, uint8_t *before)
+{
+	cr_expect_eq(memcmp(sim_targets[target].pm.base, before, POOL_BYTES), 0, "%s was changed", sim_targets[target].name);
+	free(before);
+}
+
+/* A slip in the poolset must not fence the primary of another pool. */
 Test(restore, copies_of_different_pools_need_a_choice)
 {
-	struct copy_format fmt = { .hash_seed = 2, .page = { .role = MEDIA_ROLE_REPLICA, .state = MEDIA_CONSISTENT } };
+	uint8_t *ours, *other;
 
 	unmount();
 	unlink(part_path);
-	csum_random(fmt.content_uuid, sizeof(fmt.content_uuid));
-	memset(sim_targets[1].pm.base, 0, POOL_BYTES);
-	cr_assert_eq(copy_format(&sim_targets[1].pm, &fmt), 0, "%s", errmsg_get());
+	format_other(1);
+	ours = bytes_of(0);
+	other = bytes_of(1);
 	expect_restore_refused("copies of different pools");
 	rc.from = "a";
+	expect_restore_refused("--from a --force --without b");
+	rc.from = "b";
+	expect_restore_refused("copies of different pools");
+	expect_untouched(0, ours);
+	rc.from = "a";
+	rc.force = true;
+	rc.without = "b";
 	expect_restored_from(0);
+	expect_untouched(1, other);
+}
+
+Test(restore, copy_of_another_pool_does_not_replace_a_healthy_one)
+{
+	uint8_t *first, *second;
+
+	unmount();
+	format_other(0);
+	format_other(1);
+	first = bytes_of(0);
+	second = bytes_of(1);
+	rc.replace = rc.force = true;
+	rc.from = "a";
+	rc.without = "b";
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED);
+	cr_expect_not_null(strstr(errmsg_get(), "another pool than the healthy local one"), "%s", errmsg_get());
+	expect_untouched(0, first);
+	expect_untouched(1, second);
 }
 
 Test(restore, unformatted_replica_is_passed_over)
@@ -430,7 +491,7 @@ Test(restore, rotten_block_comes_from_another_replica)
 	unlink(part_path);
 	rc.from = "a";
 	cr_assert_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
-	mount();
+	mount_pool();
 	expect_bytes(0, 3 * MIB, 1);
 	unmount();
 	cr_expect_eq(verify_run(&rc), RESTORE_FAILED, "the replica is still rotten");
@@ -460,7 +521,7 @@ Test(restore, rot_everywhere_fails_and_names_the_block)
 	pool_close(pool);
 	sim_targets[1].pm.base[strtoull(name, NULL, 16) * 4096 + 77] ^= 1;
 	cr_expect_eq(restore_run(&rc), RESTORE_DONE, "%s", errmsg_get());
-	mount();
+	mount_pool();
 	expect_bytes(0, 3 * MIB, 1);
 	unmount();
 }
@@ -507,6 +568,148 @@ Test(restore, tables_damaged_everywhere_fail_and_are_named)
 {
 	restore_damaged(summary_damage, true);
 	cr_expect_not_null(strstr(errmsg_get(), "summary of group 0 is damaged"), "'%s'", errmsg_get());
+}
+
+/* Parts as a restore leaves them that is cut off before its first superblock, with that much behind the header. */
+static void cut_off(enum media_state state, const char *superblock_a)
+{
+	struct pool_attr attr = { .signature = POOLHDR_FS_SIGNATURE, .major = POOLHDR_FS_MAJOR };
+	struct copy_format fmt = { .hash_seed = 1, .page = { .role = MEDIA_ROLE_PRIMARY, .state = state, .fence_epoch = 2 } };
+
+	unlink(part_path);
+	cr_assert_eq(pool_create(set, 0, &attr, POOL_COLD, &pool), 0, "%s", errmsg_get());
+	cr_assert_eq(copy_format(&pool->pm, &fmt), 0, "%s", errmsg_get());
+	memset(pool->pm.base + media_off(MEDIA_SB_A_BLK), 0, 2 * MEDIA_BLOCK_BYTES);
+	strcpy((char *)pool->pm.base + media_off(MEDIA_SB_A_BLK), superblock_a);
+	pool_close(pool);
+}
+
+static void expect_done_again(const char *what)
+{
+	cr_expect_eq(restore_run(&rc), RESTORE_DONE, "%s: %s", what, errmsg_get());
+	cr_expect_eq(verify_run(&rc), RESTORE_DONE, "%s", what);
+	unlink(part_path);
+}
+
+Test(restore, cut_off_before_its_first_superblock_it_is_done_again)
+{
+	unmount();
+	cut_off(MEDIA_INCONSISTENT, "");
+	expect_done_again("page");
+	cut_off(MEDIA_INCONSISTENT, "RPMEM");
+	expect_done_again("page and a part of superblock A");
+	cut_off(MEDIA_CONSISTENT, "RPMEM");
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED, "what is not marked may be a damaged pool");
+	cr_expect_not_null(strstr(errmsg_get(), "rpmemfs restore --replace /"), "%s", errmsg_get());
+}
+
+/* A file at the part's place, of so many bytes, that starts with this. */
+static void file_there(off_t bytes, const void *start, size_t len)
+{
+	int fd = open(part_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	cr_assert(fd >= 0);
+	cr_assert_eq(ftruncate(fd, bytes), 0);
+	cr_assert_eq(pwrite(fd, start, len, 0), (ssize_t)len);
+	close(fd);
+}
+
+Test(restore, cut_off_before_its_header_is_whole_it_is_done_again)
+{
+	unmount();
+	file_there(0, "", 0);
+	expect_done_again("name");
+	file_there(POOL_BYTES, "", 0);
+	expect_done_again("space");
+	file_there(POOL_BYTES, POOLHDR_FS_SIGNATURE "\0a part of a header", 26);
+	expect_done_again("start of a header");
+	file_there(12, "a user's file", 12);
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED, "small");
+	file_there(POOL_BYTES, "a user's file", 13);
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED, "of the part's size");
+}
+
+/* ---------------------------------------------------------------- progress */
+
+static int ballast = -1;
+static struct repl_link_ops filling_ops;
+static const struct repl_link_ops *plain_ops;
+
+/* From the first content on there is no room for what has no space yet. */
+static int fill_then_settle(struct repl_link *link, unsigned young)
+{
+	static const char junk[65536] = { 1 };
+
+	while (write(ballast, junk, sizeof(junk)) > 0)
+		;
+	return plain_ops->settle_old(link, young);
+}
+
+static int filling_link_open(const struct poolset_replica *replica, const struct repl_cfg *cfg_link, struct repl_link **out)
+{
+	int err = sim_link_open(replica, cfg_link, out);
+
+	if (err)
+		return err;
+	plain_ops = (*out)->ops;
+	filling_ops = *plain_ops;
+	filling_ops.settle_old = fill_then_settle;
+	(*out)->ops = &filling_ops;
+	return 0;
+}
+
+/* What restore_run says on stderr. */
+static void run_telling(enum restore_exit want, char *text, size_t size)
+{
+	FILE *file = tmpfile();
+	int err = dup(STDERR_FILENO);
+	size_t len;
+
+	cr_assert(file && err >= 0);
+	dup2(fileno(file), STDERR_FILENO);
+	rc.quiet = false;
+	cr_expect_eq(restore_run(&rc), want, "%s", errmsg_get());
+	dup2(err, STDERR_FILENO);
+	close(err);
+	rewind(file);
+	len = fread(text, 1, size - 1, file);
+	text[len] = '\0';
+	fclose(file);
+}
+
+/* The last line says that it is done: so it comes when all parts have their space and the page says consistent. */
+Test(restore, last_line_comes_when_it_is_done)
+{
+	char text[4096], small[64], path[80], line[192];
+	struct poolset *roomy = set;
+
+	unmount();
+	unlink(part_path);
+	snprintf(small, sizeof(small), "%s/small", dir);
+	snprintf(path, sizeof(path), "%s/ballast", small);
+	snprintf(line, sizeof(line), "PMEMPOOLSET\n192M %s/part\nREPLICA h1 a.set\nREPLICA h2 b.set\n", small);
+	cr_assert_eq(mkdir(small, 0700), 0);
+	if (unshare(CLONE_NEWNS) || mount_fs("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+		mount_fs("tmpfs", small, "tmpfs", 0, "size=200M")) {
+		rmdir(small);
+		cr_skip_test("needs the right to mount a tmpfs");
+	}
+	ballast = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	cr_assert(ballast >= 0);
+	cr_assert_eq(poolset_parse(set_path, line, strlen(line), &set), 0, "%s", errmsg_get());
+	rc.set = set;
+	rc.link_open = filling_link_open;
+	run_telling(RESTORE_FAILED, text, sizeof(text));
+	cr_expect_null(strstr(text, "MiB in "), "%s", text);
+	cr_assert_eq(ftruncate(ballast, 0), 0);
+	rc.link_open = sim_link_open;
+	run_telling(RESTORE_DONE, text, sizeof(text));
+	cr_expect_not_null(strstr(text, "MiB in "), "%s", text);
+	close(ballast);
+	umount2(small, MNT_DETACH);
+	rmdir(small);
+	poolset_free(set);
+	set = roomy;
 }
 
 /* ---------------------------------------------------------------- verify */
