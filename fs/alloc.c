@@ -113,6 +113,30 @@ static int group_fill(struct fs *fs, uint64_t g, uint64_t *used, uint32_t *free_
 	return 0;
 }
 
+/* The one count against the other: entries that read as zeros say free by themselves, and only this tells that they are lost. */
+static int counts_compare(uint64_t g, int64_t told, int64_t used)
+{
+	if (told == used)
+		return 0;
+	return errmsg_set(-EBADMSG, "group %llu: %lld blocks in use by its summary, %lld by its table", (unsigned long long)g,
+			  (long long)told, (long long)used);
+}
+
+static int summary_load(struct fs *fs, uint64_t g, uint32_t free_count)
+{
+	struct group *group = &fs->alloc.groups[g];
+	uint32_t told;
+	int err = copy_summary_get(fs->copy, g, &group->told_seq, &told);
+
+	if (err && fs->alloc.recovering) /* torn by a checkpoint that was cut off */
+		err = copy_summary_get_torn(fs->copy, g, &group->told_seq, &told);
+	group->told = told;
+	if (err || fs->alloc.recovering)
+		return err;
+	/* no record that waited when the pool was opened touches it: nothing of it is torn, nor ahead of the other */
+	return counts_compare(g, told, (int64_t)group->len - MEDIA_GROUP_META_BLKS - free_count);
+}
+
 static int group_load(struct fs *fs, uint64_t g)
 {
 	struct group *group = &fs->alloc.groups[g];
@@ -128,6 +152,8 @@ static int group_load(struct fs *fs, uint64_t g)
 	if (!used)
 		return -ENOMEM;
 	err = group_fill(fs, g, used, &group->free);
+	if (!err)
+		err = summary_load(fs, g, group->free);
 	if (err) {
 		free(used);
 		return err;
@@ -410,6 +436,41 @@ int alloc_pend(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_se
 		a->wait_ack_head = 0;
 	}
 	return vec_push(&a->wait_ack, ((struct pending){ blk, freed_by, lines_seq }));
+}
+
+void alloc_recover_begin(struct fs *fs)
+{
+	fs->alloc.recovering = true;
+}
+
+int alloc_recover_count(struct fs *fs, uint64_t blk, uint64_t seq, int delta)
+{
+	uint64_t g = media_group_of(&fs->geom, blk);
+	struct group *group = &fs->alloc.groups[g];
+	int err = group_load(fs, g);
+
+	if (!err && seq > group->told_seq)
+		group->told += delta;
+	return err;
+}
+
+/* All that the records touch is loaded. */
+int alloc_recover_end(struct fs *fs)
+{
+	int err = 0;
+
+	fs->alloc.recovering = false;
+	for (uint64_t g = 0; g < fs->geom.group_count && !err; g++) {
+		const struct group *group = &fs->alloc.groups[g];
+		int64_t leaving = 0;
+
+		if (!group->used)
+			continue;
+		for (uint32_t word = 0; word < MEDIA_GROUP_BLKS / WORD_BITS; word++)
+			leaving += __builtin_popcountll(group->leaving[word]);
+		err = counts_compare(g, group->told, (int64_t)group->len - MEDIA_GROUP_META_BLKS - group->free - leaving);
+	}
+	return err;
 }
 
 int alloc_recover_link(struct fs *fs, uint64_t blk)

@@ -41,9 +41,14 @@ void alloc_undo(struct fs *fs, uint64_t blk);
  * sequence of a commit behind the push), whose newest lines are in record lines_seq (0: none). -ENOMEM. */
 int alloc_pend(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_seq);
 
-/* Recovery, before anything was allocated: a block that a record in the ring links, or frees for good. */
+/* Recovery, before anything was allocated, between begin and end: a block that a record in the ring links, or frees for good;
+ * and, for every one that record seq links (1) or frees (-1), whether for good or not, what the group's summary is to count.
+ * end: -EBADMSG: a table and its summary do not say the same. */
+void alloc_recover_begin(struct fs *fs);
 int alloc_recover_link(struct fs *fs, uint64_t blk);
 int alloc_recover_free(struct fs *fs, uint64_t blk, uint64_t freed_by, uint64_t lines_seq);
+int alloc_recover_count(struct fs *fs, uint64_t blk, uint64_t seq, int delta);
+int alloc_recover_end(struct fs *fs);
 
 /* Gives out pending blocks whose conditions hold now. */
 void alloc_settle(struct fs *fs, uint64_t min_acked, uint64_t min_tail);

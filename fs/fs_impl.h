@@ -68,10 +68,13 @@ struct group { /* alloc.c */
 	uint64_t *leaving;  /* bitmap behind it: freed by an operation, not given out again yet */
 	uint32_t free, len; /* free: valid with used */
 	bool full;          /* nothing free when last looked at, or the summary says so */
+	uint64_t told_seq;  /* while records are loaded: record up to which the summary counts ... */
+	int64_t told;       /* ... and blocks in use by it and by those behind it */
 };
 
 struct alloc { /* alloc.c */
 	struct group *groups;
+	bool recovering; /* records are being loaded: tables and summaries are compared in the end */
 	uint64_t total, free, reserved;
 	uint64_t backed;   /* of free: in groups looked at, which in a sparse pool have their space */
 	uint64_t retry_ns; /* sparse: a group was refused its space, not asked for again before this */

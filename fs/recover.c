@@ -23,9 +23,12 @@ static int load_freed(struct loaded *l, const struct redo_view *v)
 		for (; blk < end; blk++) {
 			struct shadow *s = shadow_find(l->fs, blk);
 			struct pending p = { .blk = blk, .freed_by = v->seq, .lines_seq = s ? s->lines_seq : 0 };
+			int err = vec_push(&l->freed, p);
 
-			if (vec_push(&l->freed, p))
-				return -ENOMEM;
+			if (!err)
+				err = alloc_recover_count(l->fs, blk, v->seq, -1);
+			if (err)
+				return err;
 			fresh_delete(l->fs, blk);
 			if (s)
 				shadow_delete(l->fs, s);
@@ -45,6 +48,8 @@ static int load_linked(struct loaded *l, const struct redo_view *v)
 			struct fresh f = { .seq = v->seq, .csum = le32_get(*csum) }, there;
 			int err = alloc_recover_link(l->fs, blk);
 
+			if (!err)
+				err = alloc_recover_count(l->fs, blk, v->seq, 1);
 			if (!err && (shadow_find(l->fs, blk) || fresh_find(l->fs, blk, &there)))
 				err = errmsg_set(-EBADMSG, "block %#llx is linked while it is in use",
 						 (unsigned long long)blk);
@@ -166,12 +171,15 @@ int records_load(struct fs *fs)
 	buf = aligned_alloc(MEDIA_LINE_BYTES, FS_RECORD_MAX(fs));
 	if (!buf)
 		return -ENOMEM;
+	alloc_recover_begin(fs);
 	for (uint64_t seq = copy_tail(fs->copy).seq + 1; seq <= head && !err; seq++)
 		err = load_record(&l, copy_find(fs->copy, seq), buf);
 	if (!err)
 		err = check_shadows(fs);
 	if (!err)
 		err = pend_freed(&l);
+	if (!err)
+		err = alloc_recover_end(fs);
 	vec_free(&l.freed);
 	free(buf);
 	return err;

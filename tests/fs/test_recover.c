@@ -251,6 +251,64 @@ Test(recover, damaged_summary_is_not_counted_from)
 	check_media();
 }
 
+/* A block of the table of group 0, all of whose entries are of data, reads as zeros: "free", which needs no check. */
+static void lose_table_block(void)
+{
+	uint64_t first = copy_geom(rig.copy)->group0_blk, data = 0, at = 1;
+	struct copy_entry entry;
+
+	for (; at < MEDIA_TABLE_BLKS && data < MEDIA_ENTRIES_PER_BLOCK; at++) {
+		data = 0;
+		for (uint64_t blk = first + at * MEDIA_ENTRIES_PER_BLOCK; blk < first + (at + 1) * MEDIA_ENTRIES_PER_BLOCK; blk++)
+			data += !copy_entry_get(rig.copy, blk, &entry) && entry.type == MEDIA_DATA;
+	}
+	cr_assert_eq(data, MEDIA_ENTRIES_PER_BLOCK);
+	memset(rig.pm.base + media_off(first + at), 0, MEDIA_BLOCK_BYTES);
+}
+
+static uint64_t make_large(void)
+{
+	static const uint8_t bytes[4 * MIB];
+	uint64_t ino = make("f");
+
+	put(ino, 0, bytes, sizeof(bytes));
+	core_rig_quiesce(&rig);
+	return ino;
+}
+
+/* Blocks in use whose entries are lost are not given out as free ones. */
+Test(recover, lost_part_of_a_table_is_not_free_space)
+{
+	uint8_t *before = malloc(rig.pm.len), byte = 1;
+	uint64_t ino = make_large();
+	size_t done = 0;
+	int err;
+
+	cr_assert_not_null(before);
+	lose_table_block();
+	cr_assert_eq(core_rig_crash(&rig), 0, "%s", errmsg_get());
+	memcpy(before, rig.pm.base, rig.pm.len);
+	err = CORE_RIG_TRY(&rig, fs_write(rig.fs, ino, 8 * MIB, &byte, 1, &done));
+	cr_expect_eq(err, -EIO, "%d %s", err, errmsg_get());
+	cr_expect_not_null(strstr(errmsg_get(), "by its table"), "%s", errmsg_get());
+	cr_expect_eq(memcmp(before, rig.pm.base, rig.pm.len), 0);
+	free(before);
+	core_rig_free(&rig);
+}
+
+/* The same while records wait for a copy that is away: what they touch is known, all else has to fit the summary. */
+Test(recover, lost_part_of_a_table_is_told_behind_records)
+{
+	uint64_t ino = make_large();
+
+	held = copy_tail(rig.copy).seq;
+	put(ino, 8 * MIB, "new", 3);
+	lose_table_block();
+	cr_expect_eq(core_rig_crash(&rig), -EBADMSG);
+	cr_expect_not_null(strstr(errmsg_get(), "by its table"), "%s", errmsg_get());
+	core_rig_free(&rig);
+}
+
 Test(recover, entry_that_no_record_touches_is_damaged)
 {
 	struct copy_entry entry;
