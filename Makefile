@@ -56,7 +56,7 @@ RPMEMD := rpmemd/config rpmemd/store $(ENGINE) rpmemd/served rpmemd/server rpmem
 # The file system core and its front ends.
 FSCORE := fs/block fs/fresh fs/alloc fs/op fs/commit fs/sync fs/stream fs/map fs/map_cut fs/itable fs/dir fs/dir_leaf fs/dir_node fs/namei fs/rename fs/attr fs/file_read fs/file_stage fs/file_write fs/orphan fs/recover fs/fs \
           fs/fsck fs/fsck_media fs/fsck_inodes fs/fsck_dir fs/fsck_repair
-FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/replication_mkfs fs/restore fs/restore_look fs/restore_copy fs/warm fs/progress fs/verify fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_fsck fs/cmd_repair fs/cmd_mount fs/cmd_restore
+FSPROG := fs/policy fs/members fs/catchup fs/attach fs/pull fs/replication fs/replication_mkfs fs/restore fs/restore_look fs/restore_copy fs/warm fs/progress fs/verify fs/verify_ring fs/fuse_ops fs/fuse_dir fs/fuse_park fs/loop fs/status fs/cmd fs/cmd_admin fs/cmd_fsck fs/cmd_repair fs/cmd_mount fs/cmd_restore
 
 # Criterion suites: tests/<name>.c
 SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolset common/test_poolhdr common/test_pool common/test_pool_huge common/test_pool_ahead common/test_persist \

@@ -441,14 +441,15 @@ static bool declared_dead(const char *absent, const char *without)
  * for which reasons are cut short. */
 static int too_few(const struct replication *r, uint32_t need, const char *absent)
 {
-	char text[ERRMSG_BYTES_MAX], remedy[ERRMSG_BYTES_MAX / 2] = "";
+	char text[ERRMSG_BYTES_MAX], remedy[ERRMSG_BYTES_MAX - 96] = "";
 	unsigned live = policy_live(r, false);
 	size_t size = sizeof(text), len;
 
 	if (*absent)
 		snprintf(remedy, sizeof(remedy),
-			"\n  if those are lost for good, and promoted nowhere: --min-replicas %u --force --without %s", live,
-			absent);
+			"\n  if those are lost for good, and promoted nowhere: "
+			"rpmemfs mount --min-replicas %u --force --without %s %s %s",
+			live, absent, r->set->path, r->cfg.mountpoint ? r->cfg.mountpoint : "MOUNTPOINT");
 	size -= strlen(remedy);
 	len = (size_t)snprintf(text, size, "%u of the %" PRIu32 " replicas needed are in line", live, need);
 	for (unsigned i = 0; i < r->slot_count && len < size; i++) {

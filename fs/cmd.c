@@ -85,6 +85,14 @@ const char *cmd_rpmemd(const struct poolset *set)
 	return access(path, X_OK) == 0 ? path : NULL;
 }
 
+bool cmd_has_replica(const struct poolset *set)
+{
+	for (unsigned i = 1; i < set->replica_count; i++)
+		if (set->replicas[i].target != NULL)
+			return true;
+	return false;
+}
+
 /* ---------------------------------------------------------------- the local copy */
 
 /* Whether a mount of the pool is there, and where. */

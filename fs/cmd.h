@@ -65,7 +65,11 @@ int cmd_map_private(struct cmd_local *local);
  * NULL: the default. */
 struct fsck_report;
 int cmd_repair(const struct poolset *set, const char *provider, const struct fsck_report *report);
-/* cmd_fsck.c: the findings to stdout, and what they mean for the copy; exit code. */
-int cmd_fsck_tell(const char *path, const struct fsck_report *report);
+/* cmd_fsck.c: the findings to stdout; exit code. Then, for who is not repairing, what can be done about those it has. */
+int cmd_fsck_tell(const struct poolset *set, const struct fsck_report *report);
+void cmd_fsck_advise(const struct poolset *set, const struct fsck_report *report);
+
+/* Whether the poolset names a replica. */
+bool cmd_has_replica(const struct poolset *set);
 
 #endif

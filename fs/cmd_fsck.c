@@ -25,7 +25,7 @@ struct fsck_args {
 
 /* ---------------------------------------------------------------- telling */
 
-int cmd_fsck_tell(const char *path, const struct fsck_report *report)
+int cmd_fsck_tell(const struct poolset *set, const struct fsck_report *report)
 {
 	uint64_t told = report->count - report->notes;
 
@@ -34,17 +34,50 @@ int cmd_fsck_tell(const char *path, const struct fsck_report *report)
 	if (report->total > told)
 		printf("... and %" PRIu64 " more\n", report->total - told);
 	if (report->total == 0) {
-		printf("%s: sound: %" PRIu64 " inodes, %" PRIu64 " blocks in use\n", path, report->inodes, report->used_blks);
+		printf("%s: sound: %" PRIu64 " inodes, %" PRIu64 " blocks in use\n", set->path, report->inodes,
+		       report->used_blks);
 		return CMD_OK;
 	}
-	printf("%s: DAMAGED: %" PRIu64 " finding%s\n", path, report->total, report->total == 1 ? "" : "s");
-	if (fsck_repairable(report))
-		printf("  rpmemfs fsck --repair %s repairs %" PRIu64 " of them; see what it asks of replicas in rpmemfs(1)\n",
-		       path, report->total - report->rot);
-	if (report->hiding + report->rot != 0)
-		printf("  restore from a replica: rpmemfs verify %s tells which one is good,\n"
-		       "  rpmemfs restore --replace --from NAME %s rebuilds from it\n", path, path);
+	printf("%s: DAMAGED: %" PRIu64 " finding%s\n", set->path, report->total, report->total == 1 ? "" : "s");
 	return CMD_NOT_FINE;
+}
+
+static bool counts_alone(const struct fsck_report *report)
+{
+	for (size_t i = 0; i < report->fix_count; i++)
+		if (report->fixes[i].kind != FSCK_FIX_COUNT)
+			return false;
+	return true;
+}
+
+/* What a repair would leave is damage of this copy, or of all of them. */
+static void advise_restore(const struct poolset *set, const struct fsck_report *report)
+{
+	const char *path = set->path;
+
+	if (!cmd_has_replica(set)) {
+		printf("  %s names no replica to restore from: mount it, copy away what can be read, and make it anew:\n"
+		       "  rpmemfs mkfs --force %s\n", path, path);
+		return;
+	}
+	printf("  restore from a replica if one is good: rpmemfs verify %s tells\n  rpmemfs restore --replace --from %s %s\n", path,
+	       set->replicas[1].name, path);
+	for (unsigned i = 2; i < set->replica_count; i++)
+		printf("  rpmemfs restore --replace --from %s %s\n", set->replicas[i].name, path);
+	if (report->hiding != 0)
+		printf("  if verify finds them the same, all have this damage: mount it and copy away what can be read\n");
+}
+
+void cmd_fsck_advise(const struct poolset *set, const struct fsck_report *report)
+{
+	if (report->total == 0)
+		return;
+	if (fsck_repairable(report))
+		printf("  rpmemfs fsck --repair %s repairs %" PRIu64 " of them%s\n", set->path, report->total - report->rot,
+		       cmd_has_replica(set) && !counts_alone(report) ? ", if every replica is reached and all copies are the same" :
+								      "");
+	if (report->hiding + report->rot != 0)
+		advise_restore(set, report);
 }
 
 /* ---------------------------------------------------------------- opening */
@@ -157,9 +190,11 @@ static int fsck_set(const struct poolset *set, const struct fsck_args *args)
 	int result = fsck_check(set, &report);
 
 	if (result == 0)
-		result = cmd_fsck_tell(set->path, &report);
+		result = cmd_fsck_tell(set, &report);
 	if (result == CMD_NOT_FINE && args->repair)
 		result = cmd_repair(set, args->provider, &report);
+	else if (result == CMD_NOT_FINE)
+		cmd_fsck_advise(set, &report);
 	fsck_report_free(&report);
 	return result;
 }

@@ -275,7 +275,8 @@ static int start_core(struct mount *m)
 	const struct mount_args *args = m->args;
 	struct replication_cfg rc = {
 		.provider = args->provider, .command = cmd_rpmemd(m->set), .notice_ms = (uint32_t)args->notice_ms,
-		.min_replicas = (uint32_t)args->min_replicas, .without = args->without, .spin = args->spin,
+		.min_replicas = (uint32_t)args->min_replicas, .without = args->without, .mountpoint = args->mountpoint,
+		.spin = args->spin,
 	};
 	struct fs_cfg fc = {
 		.repl = &replication_ops, .push_bytes_min = FS_PUSH_BYTES_MIN, .background_ms = (uint32_t)args->background_ms,

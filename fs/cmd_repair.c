@@ -1,6 +1,7 @@
 /* rpmemfs fsck --repair: what a repair asks of the copies, and how it reaches them.
  *
- *   counts        every copy derives its own: put right in the local one alone, whatever the others are
+ *   counts        every copy derives its own: put right in the local one alone, whatever the others are. With this a replica's
+ *                 are mended too, on its machine, from its own poolset
  *   all else      contradicts itself under right checksums, so it is in the history. All copies must be there and must be the
  *                 same (verify): else one of them is better than this one, and a restore is the cure. The repair is then a
  *                 commit of a mount without a mount point, acknowledged by every copy, before this says that it is done
@@ -37,9 +38,10 @@ struct repair_wait {
 
 /* ---------------------------------------------------------------- refusing */
 
-static int refuse(const char *why)
+static int refuse(const struct poolset *set, const struct fsck_report *report, const char *why)
 {
-	printf("not repaired: %s: restore from a replica\n  rpmemfs restore --replace --from NAME, see rpmemfs(1)\n", why);
+	printf("not repaired: %s\n", why);
+	cmd_fsck_advise(set, report);
 	return CMD_NOT_FINE;
 }
 
@@ -47,8 +49,8 @@ static int refuse(const char *why)
 static int refuse_alone(const struct poolset *set)
 {
 	printf("not repaired: the copies are not the same, or not all of them were reached\n"
-	       "  have all replicas running, mount and unmount %s once, then check it again;\n"
-	       "  rpmemfs verify %s tells where they differ\n", set->path, set->path);
+	       "  what verify said above tells which; with all replicas running, a mount brings those up that are only behind:\n"
+	       "  rpmemfs mount %s MOUNTPOINT && umount MOUNTPOINT\n", set->path);
 	return CMD_NOT_FINE;
 }
 
@@ -61,14 +63,6 @@ static uint64_t count_kind(const struct fsck_report *report, enum fsck_fix_kind 
 	return count;
 }
 
-static bool has_remote(const struct poolset *set)
-{
-	for (unsigned i = 1; i < set->replica_count; i++)
-		if (set->replicas[i].target != NULL)
-			return true;
-	return false;
-}
-
 static void repaired(uint64_t count, const char *what)
 {
 	if (count != 0)
@@ -77,13 +71,39 @@ static void repaired(uint64_t count, const char *what)
 
 /* ---------------------------------------------------------------- counts */
 
-/* Nothing waits in the ring any more. Records that a replica may lack are not applied here, where nobody asks it. */
+/* A replica by the record that may want records of this copy's ring, or have more; false: none. not_in: only one that this
+ * poolset does not name. */
+static bool member_find(const struct fs_state_omf *state, const struct poolset *not_in, char name[FS_MEMBER_NAME_BYTES + 1])
+{
+	for (uint32_t i = 1; i < le32_get(state->member_count); i++) {
+		const struct fs_member_omf *member = &state->members[i];
+		uint32_t known = le32_get(member->state);
+
+		snprintf(name, FS_MEMBER_NAME_BYTES + 1, "%.*s", (int)FS_MEMBER_NAME_BYTES, (const char *)member->name);
+		if ((known == FS_MEMBER_ATTACHED || known == FS_MEMBER_DETACHED) &&
+		    (not_in == NULL || poolset_find(not_in, name) == NULL))
+			return true;
+	}
+	return false;
+}
+
+/* Nothing waits in the ring any more. Records that another copy may lack are not applied here, where nobody asks it: which
+ * copies there are, the pool knows, whatever the poolset names. */
 static int counts_settle(struct copy *copy, const struct poolset *set)
 {
+	char name[FS_MEMBER_NAME_BYTES + 1];
+	struct fs_state_omf state;
+	int err;
+
 	if (copy_head(copy).seq == copy_tail(copy).seq)
 		return 0;
-	if (has_remote(set))
-		return errmsg_set(-EBUSY, "%s: commits wait to be replayed\n  mount and unmount it once, then repair it", set->path);
+	err = attach_peek_state(copy, &state);
+	if (err != 0)
+		return err;
+	if (member_find(&state, NULL, name))
+		return errmsg_set(-EBUSY, "%s: commits wait to be replayed, which replica %s may lack\n  first, with all replicas "
+				  "running, where the pool is mounted: rpmemfs mount POOLSET MOUNTPOINT && umount MOUNTPOINT",
+				  set->path, name);
 	return copy_checkpoint(copy, UINT64_MAX, UINT64_MAX);
 }
 
@@ -134,8 +154,8 @@ static void wait_done(struct fs_waiter *waiter, int err)
 	w->err = err;
 }
 
-/* Moves everything once, or sleeps until a link has something. */
-static void pump(struct repair *r)
+/* Moves everything once, or sleeps until a link has something. True: something moved. */
+static bool pump(struct repair *r)
 {
 	struct pollfd fds[REPLICATION_FDS_MAX];
 	int links[REPLICATION_FDS_MAX];
@@ -143,34 +163,73 @@ static void pump(struct repair *r)
 	unsigned count;
 
 	if (answers || moved)
-		return;
+		return true;
 	count = replication_fds(r->repl, links);
 	for (unsigned i = 0; i < count; i++)
 		fds[i] = (struct pollfd){ .fd = links[i], .events = POLLIN };
 	poll(fds, count, replication_may_block(r->repl) ? (int)SLEEP_MS : 0);
+	return false;
+}
+
+/* What only grows while commits are made, answered and applied. */
+static uint64_t way_gone(const struct repair *r)
+{
+	uint64_t sum = fs_committed_seq(r->fs) + copy_tail(r->local.copy).seq;
+	struct replication_status status;
+
+	replication_status(r->repl, &status);
+	for (unsigned i = 0; i < status.replica_count; i++)
+		sum += status.replicas[i].acked_seq + status.replicas[i].tail_seq;
+	return sum;
+}
+
+/* How long a repair may stand still: as long as a commit may take, from the last that moved. */
+struct patience {
+	uint64_t by, gone;
+};
+
+static struct patience patience_begin(const struct repair *r)
+{
+	return (struct patience){ .by = policy_now_ms() + ACK_MS, .gone = way_gone(r) };
+}
+
+/* Pumps once; false: it stands still. */
+static bool goes_on(struct repair *r, struct patience *p)
+{
+	uint64_t gone = pump(r) ? way_gone(r) : p->gone;
+
+	if (gone != p->gone)
+		*p = (struct patience){ .by = policy_now_ms() + ACK_MS, .gone = gone };
+	return policy_now_ms() < p->by;
+}
+
+static bool all_in_place(const struct repair *r)
+{
+	return copy_tail(r->local.copy).seq == copy_head(r->local.copy).seq;
 }
 
 /* Everything committed, acknowledged by all copies, and applied in place. */
 static int settle(struct repair *r)
 {
 	struct repair_wait w = { .waiter.done = wait_done };
-	uint64_t by = policy_now_ms() + ACK_MS;
+	struct patience p = patience_begin(r);
 	int err = fs_sync_all(r->fs, &w.waiter);
 
 	if (err != 0)
 		return err;
-	while (!w.done && policy_now_ms() < by)
-		pump(r);
+	while (!w.done && goes_on(r, &p))
+		;
 	if (!w.done) {
 		fs_waiter_cancel(&w.waiter);
 		return errmsg_set(-ETIMEDOUT, "the repair is not acknowledged by all copies: the next mount sends it to them");
 	}
 	err = w.err;
-	while (err == 0 && copy_tail(r->local.copy).seq != copy_head(r->local.copy).seq && policy_now_ms() < by) {
+	while (err == 0 && !all_in_place(r)) {
 		err = fs_checkpoint(r->fs);
-		pump(r);
+		if (!goes_on(r, &p))
+			break;
 	}
-	if (err == 0 && copy_tail(r->local.copy).seq != copy_head(r->local.copy).seq)
+	if (err == 0 && !all_in_place(r))
 		err = errmsg_set(-ETIMEDOUT, "a replica was lost meanwhile: check the pool again after the next mount");
 	return err;
 }
@@ -225,12 +284,15 @@ static void repair_close(struct repair *r)
 
 static int repair_apply(struct repair *r, const struct fsck_report *report)
 {
-	uint64_t by = policy_now_ms() + ACK_MS;
+	struct patience p = patience_begin(r);
 	size_t next = 0;
 	int err;
 
-	while ((err = fsck_repair(r->fs, report, &next)) == -EAGAIN && policy_now_ms() < by)
-		pump(r);
+	do
+		err = fsck_repair(r->fs, report, &next);
+	while (err == -EAGAIN && goes_on(r, &p));
+	if (err == -EAGAIN)
+		return errmsg_set(-ETIMEDOUT, "a replica does not answer: what was repaired until here the next mount sends it");
 	return err == 0 ? settle(r) : err;
 }
 
@@ -268,14 +330,37 @@ static int repair_commits(const struct poolset *set, const char *provider)
 
 	if (result == 0)
 		result = repair_rounds(&r, &left);
-	if (result == 0)
-		result = cmd_fsck_tell(set->path, &left);
+	if (result == 0) {
+		result = cmd_fsck_tell(set, &left);
+		cmd_fsck_advise(set, &left);
+	}
 	fsck_report_free(&left);
 	repair_close(&r);
 	return result;
 }
 
 /* ---------------------------------------------------------------- all of it */
+
+/* Who the pool knows has to be here, not only who the poolset names: a repair that a copy never hears of is a fork. */
+static int members_check(const struct poolset *set)
+{
+	char name[FS_MEMBER_NAME_BYTES + 1];
+	struct fs_state_omf state;
+	struct cmd_local local;
+	int err = cmd_local_open(set, 0, &local);
+
+	if (err != 0)
+		return err;
+	err = attach_peek_state(local.copy, &state);
+	if (err == 0 && copy_page(local.copy)->role == MEDIA_ROLE_REPLICA)
+		err = errmsg_set(-EPERM, "%s: this is the copy of a replica, where only counts are repaired\n"
+				 "  repair the pool where it is mounted; a repair there reaches this copy too", set->path);
+	else if (err == 0 && member_find(&state, set, name))
+		err = errmsg_set(-ENOTCONN, "%s: replica %s of this pool is not in it, and a repair has to reach every copy\n"
+				 "  add its REPLICA line; if it is gone for good, mount the pool once without it", set->path, name);
+	cmd_local_close(&local);
+	return err;
+}
 
 /* Counts first: the core relies on them. left: what it leaves. */
 static int repair_parts(const struct poolset *set, const char *provider, bool counts, struct fsck_report *left)
@@ -284,16 +369,22 @@ static int repair_parts(const struct poolset *set, const char *provider, bool co
 		.set = set, .provider = provider, .command = cmd_rpmemd(set), .quiet = true,
 	};
 
-	if (counts) {
-		int err = repair_counts(set, left);
+	int err;
 
+	if (counts) {
+		err = repair_counts(set, left);
 		if (err != 0)
 			return err;
-		if (!fsck_repairable(left))
-			return cmd_fsck_tell(set->path, left);
+		if (!fsck_repairable(left)) {
+			cmd_fsck_advise(set, left);
+			return cmd_fsck_tell(set, left);
+		}
 	}
+	err = members_check(set);
+	if (err != 0)
+		return err;
 	fflush(stdout);
-	if (has_remote(set) && verify_run(&compare) != RESTORE_DONE)
+	if (cmd_has_replica(set) && verify_run(&compare) != RESTORE_DONE)
 		return refuse_alone(set);
 	fflush(stdout);
 	return repair_commits(set, provider);
@@ -305,9 +396,9 @@ int cmd_repair(const struct poolset *set, const char *provider, const struct fsc
 	int result;
 
 	if (report->hiding != 0)
-		return refuse("the damage hides what belongs where");
+		return refuse(set, report, "the damage hides what belongs where");
 	if (!fsck_repairable(report))
-		return refuse("what the damaged blocks of files held is known to no other block");
+		return refuse(set, report, "what the damaged blocks of files held is known to no other block");
 	result = repair_parts(set, provider, count_kind(report, FSCK_FIX_COUNT) != 0, &left);
 	fsck_report_free(&left);
 	return result;

@@ -37,6 +37,7 @@ struct replication_cfg {
 	uint32_t min_replicas; /* rule asked for, or REPLICATION_MIN_RECORDED */
 	const char *without;   /* force: comma-separated names of copies declared dead, see replication_compare; NULL: none.
 				* Not copied: must outlive the comparison */
+	const char *mountpoint; /* for what messages say about mounting; NULL: none. Not copied either */
 	bool spin;
 	bool sparse;    /* mkfs: parts get space when it is first used */
 	bool read_only; /* replicas are opened CTL_OPEN_RDONLY: compare and status only */

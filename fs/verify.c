@@ -1,8 +1,9 @@
 /* Verify: are all copies the same? Everything is opened for reading and nothing is changed, so what stands in a copy's
- * ring is not applied: its effect is laid over the tables and blocks in memory (struct lay, one for each block that a
- * record in the ring touches). Then, group by group, every copy's table must equal the first copy's, and the content of
- * every used block must match its own table. */
+ * ring is not applied: its effect is laid over the tables and blocks in memory (verify_ring.c). Then, group by group, every
+ * copy's table must equal the first copy's, and its own table must be matched by the content of every used block and by the
+ * counts of them, which each copy derives for itself. */
 #include "restore.h"
+#include "verify_impl.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -11,33 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include "errmsg.h"
-#include "hash64.h"
 #include "log.h"
-#include "policy.h"
 #include "wire.h"
 
 #define RUN_BLKS 256u  /* 1 MiB a read */
 #define BATCH_RUNS 32u /* reads under way together */
 #define SHOWN_MAX 10u  /* differences named for each copy */
-
-struct lay { /* what the ring's records make of a block */
-	uint64_t blk;
-	uint32_t type, csum;
-	uint64_t mask; /* lines laid over the content */
-	uint8_t lines[MEDIA_BLOCK_BYTES];
-	UT_hash_handle hh;
-};
-
-struct side { /* one copy */
-	const char *name;
-	struct copy *copy;      /* local, or ... */
-	struct repl_link *link; /* ... remote */
-	struct copy_point head;
-	struct media_geom geom;
-	struct lay *lays;
-	struct media_entry_omf *table; /* of the group under way */
-	uint64_t differences;
-};
 
 struct run {
 	uint64_t blk;
@@ -58,11 +38,12 @@ struct verify {
 	struct progress *progress;
 };
 
-static void differ(struct side *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void differ(struct side *s, const char *fmt, ...)
+static void differ(struct side *s, enum difference kind, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void differ(struct side *s, enum difference kind, const char *fmt, ...)
 {
 	va_list args;
 
+	s->of[kind]++;
 	if (s->differences++ >= SHOWN_MAX)
 		return;
 	printf("%s: ", s->name);
@@ -70,89 +51,6 @@ static void differ(struct side *s, const char *fmt, ...)
 	vprintf(fmt, args);
 	va_end(args);
 	putchar('\n');
-}
-
-/* ---------------------------------------------------------------- the ring's effect */
-
-static struct lay *lay_get(struct side *s, uint64_t blk)
-{
-	struct lay *lay;
-
-	HASH_FIND(hh, s->lays, &blk, sizeof(blk), lay);
-	if (lay)
-		return lay;
-	lay = calloc(1, sizeof(*lay));
-	if (!lay)
-		return NULL;
-	lay->blk = blk;
-	if (hash64_add(s->lays, blk, lay)) {
-		free(lay);
-		return NULL;
-	}
-	return lay;
-}
-
-/* The runs' blocks start over as type; csums NULL: zero. */
-static int lay_runs(struct side *s, const struct redo_run_omf *runs, uint32_t count, const le32_t *csums)
-{
-	for (uint32_t i = 0; i < count; i++) {
-		for (uint32_t j = 0; j < le32_get(runs[i].count); j++) {
-			struct lay *lay = lay_get(s, le64_get(runs[i].blk) + j);
-
-			if (!lay)
-				return -ENOMEM;
-			lay->type = le32_get(runs[i].type);
-			lay->csum = csums ? le32_get(*csums++) : 0;
-			lay->mask = 0;
-		}
-	}
-	return 0;
-}
-
-static int see_record(void *arg, const struct redo_view *v)
-{
-	struct side *s = arg;
-	const uint8_t *line = v->line_bytes;
-	int err = lay_runs(s, v->linked, v->linked_runs, v->csums);
-
-	if (!err)
-		err = lay_runs(s, v->freed, v->freed_runs, NULL);
-	for (uint32_t i = 0; i < v->line_blks && !err; i++) {
-		uint64_t mask = le64_get(v->lines[i].mask);
-		struct lay *lay = lay_get(s, le64_get(v->lines[i].blk));
-
-		if (!lay)
-			return -ENOMEM;
-		lay->type = le32_get(v->lines[i].type);
-		lay->csum = le32_get(v->lines[i].csum);
-		lay->mask |= mask;
-		for (; mask; mask &= mask - 1, line += MEDIA_LINE_BYTES)
-			memcpy(lay->lines + (size_t)__builtin_ctzll(mask) * MEDIA_LINE_BYTES, line, MEDIA_LINE_BYTES);
-	}
-	return err;
-}
-
-static int ring_local(struct side *s)
-{
-	uint8_t *rec = aligned_alloc(MEDIA_LINE_BYTES, s->geom.ring_bytes / REDO_RING_SHARE);
-	struct redo_view v;
-	int err = rec ? 0 : -ENOMEM;
-
-	for (uint64_t seq = copy_tail(s->copy).seq + 1; !err && seq <= s->head.seq; seq++) {
-		const struct copy_rec *at = copy_find(s->copy, seq);
-
-		copy_rec_read(s->copy, at, rec);
-		err = redo_parse(rec, at->len, &s->geom, &v);
-		if (!err)
-			err = see_record(s, &v);
-	}
-	free(rec);
-	return err;
-}
-
-static int ring_load(struct side *s)
-{
-	return s->copy ? ring_local(s) : pull_walk(s->link, see_record, s);
 }
 
 /* ---------------------------------------------------------------- reading a side */
@@ -216,7 +114,7 @@ static void run_check(struct verify *v, struct side *s, uint64_t first, const st
 		(void)entry_of(s, first, run->blk + i, &entry);
 		lines_lay(s, run->blk + i, content);
 		if (csum_crc32c(0, content, MEDIA_BLOCK_BYTES) != entry.csum)
-			differ(s, "block 0x%" PRIx64 ": content does not match its checksum", run->blk + i);
+			differ(s, DIFF_CONTENT, "block 0x%" PRIx64 ": content does not match its checksum", run->blk + i);
 	}
 	v->blks += run->count;
 	progress_add(v->progress, (uint64_t)run->count * MEDIA_BLOCK_BYTES);
@@ -277,14 +175,69 @@ static void table_compare(struct verify *v, struct side *s, uint64_t first, uint
 		struct copy_entry a, b;
 
 		if (entry_of(s, first, blk, &b)) {
-			differ(s, "block 0x%" PRIx64 ": table entry is damaged", blk);
+			differ(s, DIFF_CONTENT, "block 0x%" PRIx64 ": table entry is damaged", blk);
 			continue;
 		}
 		if (s == ref || s->head.seq != ref->head.seq || entry_of(ref, first, blk, &a))
 			continue;
 		if (a.type != b.type || a.csum != b.csum)
-			differ(s, "block 0x%" PRIx64 ": not the same as in copy %s", blk, ref->name);
+			differ(s, DIFF_CONTENT, "block 0x%" PRIx64 ": not the same as in copy %s", blk, ref->name);
 	}
+}
+
+/* Blocks in use by the table, at head; false: not all of it can be read. */
+static bool table_count(const struct side *s, uint64_t first, uint64_t len, int64_t *used)
+{
+	*used = 0;
+	for (uint64_t blk = first + MEDIA_GROUP_META_BLKS; blk < first + len; blk++) {
+		struct copy_entry entry;
+
+		if (entry_of(s, first, blk, &entry))
+			return false;
+		*used += entry.type != MEDIA_FREE;
+	}
+	return true;
+}
+
+/* ... and by the summary. While records wait, a replay that was cut off may have torn its check, as copy_summary_get_torn
+ * explains; the word says by itself up to which of them it counts. */
+static int summary_count(struct side *s, uint64_t group, int64_t *told)
+{
+	struct media_summary_omf omf;
+	uint64_t word, seq;
+	uint32_t used;
+	int err = side_read(s, media_off(media_group_blk(&s->geom, group)), &omf, sizeof(omf));
+
+	if (err)
+		return err;
+	word = le64_get(omf.word);
+	seq = word >> 16;
+	used = word & 0xffff;
+	*told = -1;
+	if (copy_summary_decode(group, &omf, &seq, &used) && (!s->lays || seq > s->head.seq))
+		return 0;
+	*told = used;
+	for (size_t i = 0; i < s->changes.n; i++)
+		if (s->changes.v[i].group == group && s->changes.v[i].seq > seq)
+			*told += s->changes.v[i].blks;
+	return 0;
+}
+
+static int counts_check(struct side *s, uint64_t group, uint64_t first, uint64_t len)
+{
+	int64_t used, told;
+	bool whole = table_count(s, first, len, &used);
+	int err = summary_count(s, group, &told);
+
+	if (err)
+		return err;
+	s->used = whole && s->used != UINT64_MAX ? s->used + (uint64_t)used : UINT64_MAX;
+	if (told < 0)
+		differ(s, DIFF_COUNT, "group %" PRIu64 ": summary damaged", group);
+	else if (whole && told != used)
+		differ(s, DIFF_COUNT, "group %" PRIu64 ": %" PRId64 " blocks in use by its summary, %" PRId64 " by its table",
+			group, told, used);
+	return 0;
 }
 
 static int group_check(struct verify *v, struct side *s, uint64_t group)
@@ -296,7 +249,8 @@ static int group_check(struct verify *v, struct side *s, uint64_t group)
 	if (err)
 		return err;
 	table_compare(v, s, first, len < common ? len : common);
-	return content_check(v, s, first, len);
+	err = counts_check(s, group, first, len);
+	return err ? err : content_check(v, s, first, len);
 }
 
 /* ---------------------------------------------------------------- histories */
@@ -321,9 +275,9 @@ static int history_check(struct verify *v, struct side *s)
 		at = rec ? rec->at : copy_tail(longer->copy);
 	}
 	if (known && (at.epoch != shorter->epoch || memcmp(&at.hash, &shorter->hash, sizeof(at.hash))))
-		differ(s, "different history at commit %" PRIu64, shorter->seq);
+		differ(s, DIFF_HISTORY, "different history at commit %" PRIu64, shorter->seq);
 	else if (s->head.seq != ref->head.seq)
-		differ(s, "at commit %" PRIu64 ", copy %s is at %" PRIu64, s->head.seq, ref->name, ref->head.seq);
+		differ(s, DIFF_BEHIND, "at commit %" PRIu64 ", copy %s is at %" PRIu64, s->head.seq, ref->name, ref->head.seq);
 	return 0;
 }
 
@@ -428,18 +382,12 @@ static int side_load(struct side *s)
 		if (err)
 			return err;
 	}
-	return ring_load(s);
+	return side_ring_load(s);
 }
 
 static void side_close(struct side *s)
 {
-	struct lay *lay, *next;
-
-	HASH_ITER(hh, s->lays, lay, next)
-	{
-		HASH_DEL(s->lays, lay);
-		free(lay);
-	}
+	side_ring_free(s);
 	free(s->table);
 	copy_close(s->copy);
 	if (s->link)
@@ -448,22 +396,80 @@ static void side_close(struct side *s)
 
 /* ---------------------------------------------------------------- all of it */
 
+static uint64_t used_told(const struct side *s)
+{
+	return s->copy ? copy_used_blks(s->copy) : s->link->peer.used_blks;
+}
+
 static int side_check(struct verify *v, struct side *s)
 {
 	int err = s == &v->sides[0] ? 0 : history_check(v, s);
 
 	if (!err && s != &v->sides[0] && s->geom.group0_blk != v->sides[0].geom.group0_blk)
-		differ(s, "not the same geometry as copy %s", v->sides[0].name);
+		differ(s, DIFF_HISTORY, "not the same geometry as copy %s", v->sides[0].name);
 	for (uint64_t group = 0; group < s->geom.group_count && !err; group++) {
-		if (group >= v->sides[0].geom.group_count)
+		if (group >= v->sides[0].geom.group_count) {
+			s->used = UINT64_MAX;
 			break;
+		}
 		if (s != &v->sides[0])
 			err = side_read(&v->sides[0], media_off(media_group_blk(&s->geom, group) + 1),
 				v->sides[0].table, MEDIA_TABLE_BLKS * MEDIA_BLOCK_BYTES);
 		if (!err)
 			err = group_check(v, s, group);
 	}
+	if (!err && s->used != UINT64_MAX && s->used != used_told(s))
+		differ(s, DIFF_COUNT, "superblock: %" PRIu64 " blocks in use, %" PRIu64 " by the tables", used_told(s), s->used);
 	return err;
+}
+
+/* ---------------------------------------------------------------- what to do */
+
+static bool damaged(const struct side *s)
+{
+	return s->of[DIFF_CONTENT] || s->of[DIFF_COUNT] || s->of[DIFF_UNREAD] || s->of[DIFF_HISTORY];
+}
+
+/* A replica that could take the place of a damaged local copy. */
+static const struct side *good_replica(const struct verify *v)
+{
+	const struct side *good = NULL;
+
+	for (unsigned i = 0; i < v->count; i++) {
+		const struct side *s = &v->sides[i];
+
+		if (s->link && !damaged(s) && (!good || s->head.seq > good->head.seq))
+			good = s;
+	}
+	return good;
+}
+
+static void advise_damaged(const struct verify *v, const struct side *s)
+{
+	const struct side *good = good_replica(v);
+	bool counts_alone = s->of[DIFF_COUNT] == s->differences;
+
+	if (counts_alone && s->copy)
+		printf("  its counts follow from its tables: rpmemfs fsck --repair %s\n", v->set->path);
+	else if (counts_alone)
+		printf("  its counts follow from its tables: on its machine, rpmemfs fsck --repair of its own poolset\n");
+	else if (s->copy && good)
+		printf("  replica %s is good; this copy can be rebuilt from it: rpmemfs restore --replace --from %s %s\n", good->name,
+			good->name, v->set->path);
+	else if (s->copy)
+		printf("  no replica that was reached is good: mount it to copy away what can be read\n");
+	else
+		printf("  it needs a whole copy: NOTES of rpmemfs(1) say how\n");
+}
+
+static void advise(const struct verify *v, const struct side *s)
+{
+	if (s->of[DIFF_HISTORY])
+		printf("  rpmemfs mount %s MOUNTPOINT says which commands choose one of the two histories\n", v->set->path);
+	else if (damaged(s))
+		advise_damaged(v, s);
+	else if (s->of[DIFF_BEHIND])
+		printf("  a mount brings the copy that is behind up: rpmemfs mount %s MOUNTPOINT\n", v->set->path);
 }
 
 static enum restore_exit check_all(struct verify *v)
@@ -472,7 +478,7 @@ static enum restore_exit check_all(struct verify *v)
 	uint64_t used = 0;
 
 	for (unsigned i = 0; i < v->count; i++)
-		used += v->sides[i].copy ? copy_used_blks(v->sides[i].copy) : v->sides[i].link->peer.used_blks;
+		used += used_told(&v->sides[i]);
 	v->progress = progress_new("verify", used * MEDIA_BLOCK_BYTES, v->cfg->quiet);
 	for (unsigned i = 0; i < v->count; i++) {
 		struct side *s = &v->sides[i];
@@ -481,12 +487,18 @@ static enum restore_exit check_all(struct verify *v)
 		if (!err)
 			err = side_check(v, s);
 		if (err)
-			differ(s, "cannot be read: %s: %s", errmsg_get(), strerror(-err));
-		if (s->differences)
-			printf("%s: %" PRIu64 " differences\n", s->name, s->differences);
+			differ(s, DIFF_UNREAD, "cannot be read: %s: %s", errmsg_get(), strerror(-err));
 		same &= s->differences == 0;
 	}
 	progress_end(v->progress, same);
+	for (unsigned i = 0; i < v->count; i++) {
+		const struct side *s = &v->sides[i];
+
+		if (!s->differences)
+			continue;
+		printf("%s: %" PRIu64 " difference%s\n", s->name, s->differences, s->differences == 1 ? "" : "s");
+		advise(v, s);
+	}
 	if (same)
 		printf("%u copies are the same: commit %" PRIu64 ", %" PRIu64 " blocks checked\n", v->count,
 			v->sides[0].head.seq, v->blks);

@@ -811,6 +811,27 @@ Test(restore, verify_tells_copies_that_cannot_be_compared)
 	expect_verify_says("local: ");
 }
 
+/* Counts are each copy's own: no history and no table tells those of a replica. */
+Test(restore, verify_tells_wrong_counts)
+{
+	struct copy *other = sim_targets[0].copy;
+	uint64_t seq;
+	uint32_t used;
+
+	cr_assert_eq(fs_checkpoint(fs), 0);
+	cr_assert_eq(copy_checkpoint(other, copy_head(other).seq, UINT64_MAX), 0, "%s", errmsg_get());
+	cr_assert_eq(copy_summary_get(other, 0, &seq, &used), 0);
+	cr_assert_eq(copy_mend_summary(other, 0, used + 1), 0);
+	unmount();
+	expect_verify_says("blocks in use by its summary");
+	cr_assert_eq(copy_open(&sim_targets[0].pm, false, &other), 0);
+	cr_assert_eq(copy_mend_summary(other, 0, used), 0);
+	cr_assert_eq(verify_run(&rc), RESTORE_DONE);
+	cr_assert_eq(copy_mend_used(other, used + 1), 0);
+	copy_close(other);
+	expect_verify_says("by the tables");
+}
+
 Test(restore, verify_tells_a_damaged_table)
 {
 	struct copy *other = sim_targets[0].copy;

@@ -115,6 +115,37 @@ test_counts_are_each_copys_own() {
 	sound_and_same
 }
 
+# Those of a replica are told by verify, and mended on its machine.
+test_counts_of_a_replica() {
+	"$POOLHURT" "$second" counts
+	expect_exit 1 "second: group 0: 3 blocks in use by its summary" rpmemfs p verify --quiet "$set"
+	expect_exit 1 "second: superblock: 5 blocks in use" rpmemfs p verify --quiet "$set"
+	expect_exit 1 "on its machine, rpmemfs fsck --repair of its own poolset" rpmemfs p verify --quiet "$set"
+	expect_exit 0 "2 counts" rpmemfs p fsck --repair "$WORK/p/replica/second.set"
+	sound_and_same
+}
+
+# Who has to hear of a repair the pool knows, whatever the poolset says.
+test_repair_asks_who_is_recorded() {
+	local alone=$WORK/p/alone.set seen
+	grep -v REPLICA "$set" >"$alone"
+	kept repair_alone
+	hurt leak 5
+	expect_exit 1 "this is the copy of a replica" rpmemfs p fsck --repair "$WORK/p/replica/second.set"
+	seen=$(sha256sum "$part")
+	expect_exit 1 "replica second of this pool is not in it" rpmemfs p fsck --repair "$alone"
+	expect_eq "the part" "$(sha256sum "$part")" "$seen"
+	expect_exit 0 "5 leaked blocks freed" fsck --repair
+	sound_and_same
+}
+
+repair_alone() {
+	"$POOLHURT" "$part" counts
+	fs_mount p
+	fs_kill p
+	expect_exit 1 "commits wait to be replayed, which replica second may lack" rpmemfs p fsck --repair "$alone"
+}
+
 # What only one copy has is damage of that copy: the other one is better.
 test_damage_of_one_copy_is_not_repaired() {
 	local seen
@@ -143,7 +174,9 @@ test_what_hides_more_is_not_repaired() {
 	"$POOLHURT" "$part" blocks other
 	seen=$(sha256sum "$part")
 	expect_exit 3 "counts 2 blocks, has 1" fsck --repair
-	expect_exit 3 "not repaired: the damage hides what belongs where: restore from a replica" fsck --repair
+	expect_exit 3 "not repaired: the damage hides what belongs where" fsck --repair
+	expect_exit 3 "restore --replace --from second $set" fsck --repair
+	expect_exit 3 "if verify finds them the same" fsck
 	expect_eq "the part" "$(sha256sum "$part")" "$seen"
 	mv "$part.kept" "$part"
 }
@@ -152,8 +185,26 @@ test_rot_is_not_repaired() {
 	cp --sparse=always "$part" "$part.kept"
 	"$POOLHURT" "$part" rot other
 	expect_exit 3 "file offset 0x0: block" fsck
+	expect_exit 3 "not repaired: what the damaged blocks" fsck --repair
 	expect_exit 3 "restore from a replica" fsck --repair
+	expect_exit 1 "this copy can be rebuilt from it: rpmemfs restore --replace --from second $set" rpmemfs p verify "$set"
 	mv "$part.kept" "$part"
+}
+
+# Where there is no replica nobody is told to restore from one.
+test_advice_without_replicas() {
+	sets_write lone 32M none
+	fs_mkfs lone
+	fs_mount lone
+	echo "beside it" >"$WORK/mnt/lone/other"
+	fs_umount lone
+	"$POOLHURT" "$WORK/lone/local.part0" blocks other
+	expect_exit 3 "names no replica to restore from: mount it, copy away" rpmemfs lone fsck "$WORK/lone/pool.set"
+	expect_exit 3 "rpmemfs mkfs --force $WORK/lone/pool.set" rpmemfs lone fsck --repair "$WORK/lone/pool.set"
+	rpmemfs lone fsck "$WORK/lone/pool.set" | grep -q "restore --replace" && return 1
+	rpmemfs lone mkfs --force "$WORK/lone/pool.set"
+	expect_exit 0 "sound" rpmemfs lone fsck "$WORK/lone/pool.set"
+	rm -r "$WORK/lone"
 }
 
 # Records that wait are replayed for the check; damage among them is told, and what lies in place is checked all the same.

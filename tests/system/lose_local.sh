@@ -70,9 +70,8 @@ test_no_replica_to_restore_from() {
 	rpmemfs p fsck "$set"
 }
 
-# A killed restore leaves a copy marked inconsistent: the next restore goes on. Killed before there was a superblock it
-# leaves parts that hold nothing, which the next one makes anew; killed in the middle of a part's header, one that only
-# --replace overwrites; killed after the end, a healthy copy, which stays.
+# A killed restore leaves a copy marked inconsistent: the next restore goes on. Killed before there was a superblock, or a whole
+# header, it leaves its own unfinished parts, which the next one makes anew; killed after the end, a healthy copy, which stays.
 test_interrupted_restore_goes_on() {
 	local pid
 	rm "$WORK/p/local.part0"
@@ -82,8 +81,7 @@ test_interrupted_restore_goes_on() {
 	if [ -n "$pid" ]; then kill -KILL "$pid" || true; fi
 	wait
 	await "the end of its rpmemd" no_process p/
-	rpmemfs p restore "$set" || expect_exit 3 "is healthy" rpmemfs p restore "$set" ||
-		rpmemfs p restore --replace "$set"
+	rpmemfs p restore "$set" || expect_exit 3 "is healthy" rpmemfs p restore "$set"
 	rpmemfs p fsck "$set"
 	fs_mount p
 	sha256sum --quiet -c "$WORK/data.sum"
