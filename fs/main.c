@@ -19,7 +19,7 @@
  *               commit.c       commits        sync.c       who waits for them
  *   replication replication.c  links of a mount            policy.c      what may be acknowledged
  *               members.c      recorded membership         attach.c, catchup.c, pull.c: bringing copies in line
- *               replication_mkfs.c  mkfs of replicas       restore*.c, verify.c, progress.c, warm.c: rebuilding,
+ *               replication_mkfs.c  mkfs of replicas       restore*.c, verify*.c, progress.c, warm.c: rebuilding,
  *               comparing */
 #include <stdio.h>
 #include <string.h>
