@@ -556,7 +556,7 @@ static void restore_damaged(void (*damage)(unsigned target), bool both)
 	cr_assert_eq(restore_run(&rc), both ? RESTORE_FAILED : RESTORE_DONE, "%s", errmsg_get());
 	if (both)
 		return;
-	mount();
+	mount_pool();
 	expect_bytes(0, 3 * MIB, 1);
 	unmount();
 }
