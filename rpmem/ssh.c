@@ -390,11 +390,33 @@ static int opening_steps(struct opening *o)
 	return 0;
 }
 
+static __thread bool in_opening;
+
+/* libssh starts the configuration's proxy with fork(2), and ends it with SIGTERM and a wait without end: so it must not
+ * inherit that this thread blocks all signals. */
+static void child_hears_signals(void)
+{
+	sigset_t none;
+
+	sigemptyset(&none);
+	if (in_opening)
+		pthread_sigmask(SIG_SETMASK, &none, NULL);
+}
+
+static pthread_once_t atfork_once = PTHREAD_ONCE_INIT;
+static int atfork_err;
+
+static void atfork_set(void)
+{
+	atfork_err = pthread_atfork(NULL, NULL, child_hears_signals);
+}
+
 static void *opening_main(void *arg)
 {
 	struct opening *o = arg;
 	uint64_t one = 1;
 
+	in_opening = true;
 	errmsg_clear();
 	o->err = opening_steps(o);
 	snprintf(o->text, sizeof(o->text), "%s", *errmsg_get() ? errmsg_get() : strerror(-o->err));
@@ -436,6 +458,9 @@ static int opening_start(struct opening *o)
 	sigset_t all, saved;
 	int err;
 
+	pthread_once(&atfork_once, atfork_set);
+	if (atfork_err)
+		return errmsg_set(-atfork_err, "ssh: pthread_atfork: %s", strerror(atfork_err));
 	o->parties = 2;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &saved);

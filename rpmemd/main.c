@@ -132,12 +132,10 @@ static int remove_exit_status(int err)
  * go into it: into a pool, perhaps. */
 static int standard_fill(void)
 {
-	int fd;
-
-	do
-		fd = open("/dev/null", O_RDWR);
-	while (fd >= 0 && fd <= STDERR_FILENO);
-	return fd < 0 ? -errno : close(fd);
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+			return -errno;
+	return 0;
 }
 
 static int remove_set(const struct config *cfg)

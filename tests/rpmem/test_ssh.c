@@ -290,3 +290,15 @@ Test(ssh, an_agent_that_never_answers_holds_nobody, .timeout = LIMIT, .init = se
 	unsetenv("SSH_AUTH_SOCK");
 	open_fails(-ENOENT, "part");
 }
+
+/* It has to be told to end, and hears that. */
+Test(ssh, a_proxy_that_never_answers_holds_nobody, .timeout = LIMIT, .init = setup, .fini = teardown)
+{
+	uint64_t start = channel_now_ns();
+
+	host_known("host");
+	run("sed -i 's/Port .*/ProxyCommand sleep 1000/' %s/config", rig.dir);
+	rig.cfg.connect_ms = 1500;
+	open_fails(-ETIMEDOUT, "ssh");
+	cr_expect_geq(channel_now_ns() - start, 1400000000ull);
+}
