@@ -128,12 +128,12 @@ static int summary_load(struct fs *fs, uint64_t g, uint32_t free_count)
 	uint32_t told;
 	int err = copy_summary_get(fs->copy, g, &group->told_seq, &told);
 
-	if (err && fs->alloc.recovering) /* torn by a checkpoint that was cut off */
+	if (err) /* torn by a checkpoint that was cut off; lines alone do that, too, and no group is loaded for them */
 		err = copy_summary_get_torn(fs->copy, g, &group->told_seq, &told);
 	group->told = told;
 	if (err || fs->alloc.recovering)
 		return err;
-	/* no record that waited when the pool was opened touches it: nothing of it is torn, nor ahead of the other */
+	/* no record that waited when the pool was opened links or frees in it: neither count is ahead of the other */
 	return counts_compare(g, told, (int64_t)group->len - MEDIA_GROUP_META_BLKS - free_count);
 }
 

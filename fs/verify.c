@@ -181,7 +181,7 @@ static void table_compare(struct verify *v, struct side *s, uint64_t first, uint
 		if (s == ref || s->head.seq != ref->head.seq || entry_of(ref, first, blk, &a))
 			continue;
 		if (a.type != b.type || a.csum != b.csum)
-			differ(s, DIFF_CONTENT, "block 0x%" PRIx64 ": not the same as in copy %s", blk, ref->name);
+			differ(s, DIFF_OTHER, "block 0x%" PRIx64 ": not the same as in copy %s", blk, ref->name);
 	}
 }
 
@@ -425,9 +425,18 @@ static int side_check(struct verify *v, struct side *s)
 
 /* ---------------------------------------------------------------- what to do */
 
+/* By what it says itself. */
 static bool damaged(const struct side *s)
 {
 	return s->of[DIFF_CONTENT] || s->of[DIFF_COUNT] || s->of[DIFF_UNREAD] || s->of[DIFF_HISTORY];
+}
+
+static bool others_differ(const struct verify *v)
+{
+	for (unsigned i = 1; i < v->count; i++)
+		if (v->sides[i].of[DIFF_OTHER])
+			return true;
+	return false;
 }
 
 /* A replica that could take the place of a damaged local copy. */
@@ -449,6 +458,8 @@ static void advise_damaged(const struct verify *v, const struct side *s)
 	const struct side *good = good_replica(v);
 	bool counts_alone = s->of[DIFF_COUNT] == s->differences;
 
+	if (s == &v->sides[0] && others_differ(v)) /* lost entries say free: the counts are right then, and the table is not */
+		counts_alone = false;
 	if (counts_alone && s->copy)
 		printf("  its counts follow from its tables: rpmemfs fsck --repair %s\n", v->set->path);
 	else if (counts_alone)
@@ -468,6 +479,10 @@ static void advise(const struct verify *v, const struct side *s)
 		printf("  rpmemfs mount %s MOUNTPOINT says which commands choose one of the two histories\n", v->set->path);
 	else if (damaged(s))
 		advise_damaged(v, s);
+	else if (s->of[DIFF_OTHER] && damaged(&v->sides[0]))
+		printf("  copy %s is damaged, nothing of this one by itself: do not overwrite this one\n", v->sides[0].name);
+	else if (s->of[DIFF_OTHER])
+		printf("  neither of the two is damaged by itself, so which is right is not known: overwrite none of them\n");
 	else if (s->of[DIFF_BEHIND])
 		printf("  a mount brings the copy that is behind up: rpmemfs mount %s MOUNTPOINT\n", v->set->path);
 }

@@ -19,7 +19,8 @@ struct change { /* of the blocks in use of a group, by one record */
 	int64_t blks;
 };
 
-enum difference { DIFF_CONTENT, DIFF_COUNT, DIFF_BEHIND, DIFF_HISTORY, DIFF_UNREAD, DIFF_KINDS };
+/* DIFF_OTHER: whole by itself, and not what the first copy is. */
+enum difference { DIFF_CONTENT, DIFF_OTHER, DIFF_COUNT, DIFF_BEHIND, DIFF_HISTORY, DIFF_UNREAD, DIFF_KINDS };
 
 struct side { /* one copy */
 	const char *name;

@@ -365,9 +365,11 @@ static int part_is_unfinished(const struct build *b, unsigned i, const char *sig
 	uint64_t bytes = 0;
 	int err = part_size(part->fd, part->path, &bytes);
 
-	if (!err)
-		err = part_is_zero(part->fd, part->path, 0, bytes, unfinished);
-	if (err || *unfinished || bytes != b->parts[i].size)
+	*unfinished = !err && !bytes;
+	if (err || bytes != b->parts[i].size)
+		return err;
+	err = part_is_zero(part->fd, part->path, 0, bytes, unfinished);
+	if (err || *unfinished)
 		return err;
 	if (pread(part->fd, &hdr, sizeof(hdr), 0) != (ssize_t)sizeof(hdr))
 		return errmsg_set(-EIO, "part %s: cannot read the header", part->path);
