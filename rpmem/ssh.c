@@ -35,6 +35,7 @@
 #define SSH_PARTING_MS 500 /* for exit status and last words, when the stream has ended */
 #define SSH_GLANCE_MS 5    /* the same for somebody who serves others meanwhile */
 #define SSH_LEAVE_MS 200    /* for the thread to say itself why it has not finished */
+#define SSH_ABANDONED_MAX 4u /* openings of one target that wait on for somebody who does not answer */
 #define SSH_STATUS_NO_COMMAND 127
 #define KEEPALIVE_IDLE_S 60
 #define KEEPALIVE_STEP_S 15
@@ -356,12 +357,50 @@ struct opening {
 	struct sshc *ssh;
 	int err;
 	char text[ERRMSG_BYTES_MAX];
+	struct opening *next; /* of those that were abandoned */
 };
+
+/* Openings that nobody waits for any more, each with a thread and some descriptors: who tries again and again has a few only. */
+static struct opening *abandoned;
+static pthread_mutex_t abandoned_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void abandoned_add(struct opening *o)
+{
+	pthread_mutex_lock(&abandoned_lock);
+	o->next = abandoned;
+	abandoned = o;
+	pthread_mutex_unlock(&abandoned_lock);
+}
+
+static void abandoned_remove(const struct opening *o)
+{
+	struct opening **at = &abandoned;
+
+	pthread_mutex_lock(&abandoned_lock);
+	while (*at && *at != o)
+		at = &(*at)->next;
+	if (*at)
+		*at = o->next;
+	pthread_mutex_unlock(&abandoned_lock);
+}
+
+static unsigned abandoned_count(const struct target *target)
+{
+	unsigned count = 0;
+
+	pthread_mutex_lock(&abandoned_lock);
+	for (const struct opening *o = abandoned; o; o = o->next)
+		count += !strcmp(o->target.host, target->host) && !strcmp(o->target.user, target->user) &&
+			 o->target.port == target->port;
+	pthread_mutex_unlock(&abandoned_lock);
+	return count;
+}
 
 static void opening_put(struct opening *o)
 {
 	if (atomic_fetch_sub(&o->parties, 1) > 1)
 		return;
+	abandoned_remove(o);
 	if (o->ssh)
 		sshc_close(&o->ssh->channel, false);
 	if (o->done_fd >= 0)
@@ -448,6 +487,7 @@ static int opening_wait(struct opening *o, const struct deadline *deadline)
 		return o->err ? errmsg_set(o->err, "%s", o->text) : 0;
 	}
 	pthread_detach(o->thread);
+	abandoned_add(o);
 	return errmsg_set(slice, "ssh: %s, waiting for a name server, an agent or a proxy; try: %s",
 			  slice == -ECANCELED ? "given up" : "no answer in time", o->ssh->hint);
 }
@@ -496,9 +536,14 @@ static struct opening *opening_new(const struct target *target, const char *comm
 
 int ssh_open(const struct target *target, const char *command, const struct deadline *deadline, struct channel **out)
 {
-	struct opening *o = opening_new(target, command, deadline);
+	unsigned waiting = abandoned_count(target);
+	struct opening *o;
 	int err;
 
+	if (waiting >= SSH_ABANDONED_MAX)
+		return errmsg_set(-ETIMEDOUT, "ssh: %u earlier attempts still wait for a name server, an agent or a proxy that does not "
+				  "answer", waiting);
+	o = opening_new(target, command, deadline);
 	if (!o)
 		return errmsg_set(-ENOMEM, "ssh: no memory or descriptor");
 	hint_make(o->ssh, target);

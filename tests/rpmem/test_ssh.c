@@ -302,3 +302,28 @@ Test(ssh, a_proxy_that_never_answers_holds_nobody, .timeout = LIMIT, .init = set
 	open_fails(-ETIMEDOUT, "ssh");
 	cr_expect_geq(channel_now_ns() - start, 1400000000ull);
 }
+
+/* Attempts that cannot be ended do not pile up, and when they end there are new ones. */
+Test(ssh, attempts_that_hang_are_few, .timeout = LIMIT, .init = setup, .fini = teardown)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), err = -ETIMEDOUT;
+
+	host_known("host");
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/fail", rig.dir);
+	cr_assert_eq(bind(agent, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	cr_assert_eq(listen(agent, 20), 0);
+	setenv("SSH_AUTH_SOCK", addr.sun_path, 1);
+	rig.cfg.connect_ms = 500;
+	for (unsigned i = 0; i < 4; i++)
+		open_fails(-ETIMEDOUT, "try: ssh ");
+	open_fails(-ETIMEDOUT, "4 earlier attempts");
+	close(agent);
+	unsetenv("SSH_AUTH_SOCK");
+	rig.cfg.connect_ms = 30000;
+	while (err == -ETIMEDOUT) {
+		err = link_rig_open(&rig, false);
+		link_rig_close(&rig);
+	}
+	cr_expect_eq(err, -ENOENT);
+}
