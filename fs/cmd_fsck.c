@@ -56,7 +56,8 @@ static void advise_restore(const struct poolset *set, const struct fsck_report *
 	const char *path = set->path;
 
 	if (!cmd_has_replica(set)) {
-		printf("  %s names no replica to restore from: mount it, copy away what can be read, and make it anew:\n"
+		printf("  if this is a replica of another machine's pool, it needs a whole copy: NOTES of rpmemfs(1) say how\n"
+		       "  otherwise %s names no replica to restore from: mount it, copy away what can be read, and make it anew:\n"
 		       "  rpmemfs mkfs --force %s\n", path, path);
 		return;
 	}

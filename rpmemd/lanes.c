@@ -420,13 +420,30 @@ static bool lanes_up(const struct lanes *lanes)
 	return true;
 }
 
+/* Who connects and says nothing takes a descriptor. Asked only while no request waits: who waits for an answer to one looks the
+ * same. */
+static void strangers_end(struct lanes *lanes)
+{
+	unsigned planned = LANES_FDS_REST + LANE_FDS_MAX;
+	uint64_t now = now_ns();
+
+	if (now - lanes->strangers_ns < STRANGERS_NS)
+		return;
+	lanes->strangers_ns = now;
+	for (unsigned i = 0; i < lanes->count; i++)
+		planned += lanes->lane[i].ep ? LANE_FDS_MAX : 0;
+	fab_strangers_end(lanes->fab, planned, STRANGER_SILENT_MS);
+}
+
 static int accept_one(struct lanes *lanes)
 {
 	struct fab_request req;
 	struct tlane *lane;
 
-	if (fab_next(lanes->fab, lanes->cfg.lazy ? ACCEPT_LAZY_WAIT_MS : ACCEPT_WAIT_MS, &req))
+	if (fab_next(lanes->fab, lanes->cfg.lazy ? ACCEPT_LAZY_WAIT_MS : ACCEPT_WAIT_MS, &req)) {
+		strangers_end(lanes);
 		return 0;
+	}
 	lane = request_lane(lanes, &req);
 	lanes->asked = lanes->asked || lane;
 	if (lane && lanes->cfg.lazy) {
@@ -441,20 +458,6 @@ static int accept_one(struct lanes *lanes)
 	return 0;
 }
 
-/* Who connects and says nothing takes a descriptor. */
-static void strangers_end(struct lanes *lanes)
-{
-	unsigned planned = LANES_FDS_REST + LANE_FDS_MAX;
-	uint64_t now = now_ns();
-
-	if (now - lanes->strangers_ns < STRANGERS_NS)
-		return;
-	lanes->strangers_ns = now;
-	for (unsigned i = 0; i < lanes->count; i++)
-		planned += lanes->lane[i].ep ? LANE_FDS_MAX : 0;
-	fab_strangers_end(lanes->fab, planned, STRANGER_SILENT_MS);
-}
-
 static void *acceptor_main(void *arg)
 {
 	struct lanes *lanes = arg;
@@ -463,7 +466,6 @@ static void *acceptor_main(void *arg)
 
 	while (!err && !stopping(lanes) && (lanes->cfg.lazy || !lanes_up(lanes))) {
 		err = accept_one(lanes);
-		strangers_end(lanes);
 		if (!err && !lanes->cfg.lazy && now_ns() > deadline)
 			err = errmsg_set(-ETIMEDOUT, "lanes not connected within %u ms", lanes->cfg.connect_ms);
 	}
