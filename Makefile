@@ -67,7 +67,7 @@ SUITES := common/test_csum common/test_errmsg common/test_log common/test_poolse
           rpmemd/test_config rpmemd/test_store rpmemd/test_hostile rpmemd/test_hostile_lane rpmemd/test_server rpmemd/test_engine rpmemd/test_engine_ring rpmemd/test_engine_plain rpmemd/test_train rpmemd/test_lanes rpmemd/test_incarnation rpmemd/test_method rpmemd/test_program \
           fs/test_map fs/test_dir fs/test_itable fs/test_fsck fs/test_fsck_repair fs/test_namei fs/test_file fs/test_recover fs/test_review fs/test_random fs/test_policy fs/test_attach fs/test_background fs/test_park fs/test_restore fs/test_warm fs/test_mkfs
 # What fails once, and pools that mean harm.
-SUITES += fs/test_faults rpmem/test_faults rpmemd/test_faults fs/test_hostile fs/test_damage
+SUITES += fs/test_faults rpmem/test_faults rpmem/test_faults_link rpmemd/test_faults fs/test_hostile fs/test_damage
 SUPPORT := tests/support/core_rig tests/support/sim_link tests/support/copy_rig
 
 PROGRAMS := $(BUILD)/rpmemfs $(BUILD)/rpmemd
@@ -154,7 +154,7 @@ FAULT_WRAPS := malloc calloc realloc reallocarray aligned_alloc strdup posix_mem
                open64 fstat64 stat64 statx ftruncate64 fallocate64 posix_fallocate64 pread64 lseek64 fsync unlink unlinkat flock \
                fstatfs64 socketpair pipe2 eventfd timerfd_create memfd_create epoll_create1 epoll_ctl opendir fopen64 syscall \
                posix_spawnp pthread_create send recv read write poll dlopen dlvsym spawn_open
-FAULT_SUITES := $(addprefix $(BUILD)/tests/,fs/test_faults rpmem/test_faults rpmemd/test_faults)
+FAULT_SUITES := $(addprefix $(BUILD)/tests/,fs/test_faults rpmem/test_faults rpmem/test_faults_link rpmemd/test_faults)
 $(FAULT_SUITES): $(call tobj,tests/support/faults tests/support/fault_fabric tests/support/fault_rig)
 $(FAULT_SUITES): ALL_LDFLAGS += $(FAULT_WRAPS:%=-Wl,--wrap=%)
 
