@@ -146,6 +146,7 @@ static int answer_take(struct lane *lane, const void *buf, size_t len)
 				  lane->seq_acked, le16_get(ack.op), sent->op);
 	if (!lane_op_is_upkeep(sent->op))
 		lane->news.round_trips++;
+	lane->news.answered = true;
 	lane->news.tail_seq = le64_get(ack.tail_seq);
 	lane->news.ring_free = le64_get(ack.ring_free);
 	lane->news.rx_bytes = le64_get(ack.rx_bytes);

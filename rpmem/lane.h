@@ -29,6 +29,7 @@ struct lane_cfg {
 /* What answers have told so far. */
 struct lane_news {
 	uint64_t acked;                /* newest commit answered with success */
+	bool answered;                 /* once at least: until then the next line says nothing */
 	uint64_t tail_seq, ring_free;
 	uint64_t rx_bytes, rx_msgs;
 	uint64_t round_trips, bytes_sent;

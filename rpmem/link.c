@@ -140,7 +140,7 @@ static void news_take(struct link *link)
 	news = lane_news(link->session->lanes[0]);
 	if (news->acked > pub->acked)
 		pub->acked = news->acked;
-	if (news->round_trips || news->rx_msgs) {
+	if (news->answered) {
 		pub->tail_seq = news->tail_seq > pub->tail_seq ? news->tail_seq : pub->tail_seq;
 		pub->ring_free = news->ring_free;
 	}

@@ -513,8 +513,10 @@ int lanes_open(const struct lanes_cfg *cfg, struct ctl_session *session, struct 
 	}
 	lanes->told = true;
 	err = -pthread_create(&lanes->acceptor, NULL, acceptor_main, lanes);
-	if (err)
+	if (err) {
+		errmsg_set(err, "lanes: no thread: %s", strerror(-err));
 		goto free_lanes;
+	}
 	session->port = port;
 	session->lanes = lanes->count;
 	session->caps = (lanes->rma ? CTL_CAP_RMA : 0) | (cfg->lazy ? CTL_CAP_TRAINS : 0);

@@ -255,8 +255,7 @@ static int step_commits(void)
 	return err;
 }
 
-/* Its answer is waited for, not the tail_seq that it moves: a link that has had nothing but upkeep on its lanes does
- * not take that from an answer (news_take in rpmem/link.c). A refusal leaves the tail where it was, and no more than a
+/* Its answer is waited for, not the tail_seq that it moves: a refusal leaves the tail where it was, and no more than a
  * line in the log: asked on the control channel, the target does it or says why. */
 static int step_checkpoint(void)
 {

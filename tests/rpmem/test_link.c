@@ -55,6 +55,22 @@ Test(link, commits_survive_the_session, .timeout = LIMIT)
 	link_rig_fini(&rig);
 }
 
+/* A new link that has had nothing but upkeep tells the tail, too: its owner may wait for room in the ring. */
+Test(link, tail_is_told_by_the_answer_to_a_checkpoint_alone, .timeout = LIMIT)
+{
+	link_rig_init(&rig, "");
+	link_rig_format(&rig);
+	link_rig_commit(&rig);
+	link_rig_close(&rig);
+	cr_assert_eq(link_rig_open(&rig, false), 0, "%s", rig.link->err_text);
+	cr_assert_eq(rig.link->tail_seq, 0);
+	cr_assert_eq(rig.link->ops->checkpoint(rig.link, 1), 0);
+	while (rig.link->tail_seq < 1)
+		cr_assert_eq(rig.link->ops->poll(rig.link), REPL_UP, "%s", rig.link->err_text);
+	chain_fini(&rig.chain);
+	link_rig_fini(&rig);
+}
+
 /* Pushes, checkpoint on request, all of it seen in the answers. */
 Test(link, push_commit_checkpoint, .timeout = LIMIT)
 {
