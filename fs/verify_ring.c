@@ -45,8 +45,9 @@ static int lay_runs(struct side *s, const struct redo_run_omf *runs, uint32_t co
 static int count_runs(struct side *s, uint64_t seq, const struct redo_run_omf *runs, uint32_t count, int sign)
 {
 	for (uint32_t i = 0; i < count; i++) {
+		int64_t blks = le32_get(runs[i].count);
 		const struct change change = {
-			media_group_of(&s->geom, le64_get(runs[i].blk)), seq, sign * (int64_t)le32_get(runs[i].count)
+			media_group_of(&s->geom, le64_get(runs[i].blk)), seq, sign < 0 ? -blks : blks
 		};
 
 		if (vec_push(&s->changes, change))

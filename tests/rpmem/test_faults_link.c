@@ -168,7 +168,9 @@ static void acked_is_there(void)
 /* Until the link is UP: connected again when that failed. A pool that a failed creation has left is opened. */
 static void connect_it(void)
 {
-	while (!rig.link || rig.link->state != REPL_UP) {
+	bool up = rig.link && rig.link->state == REPL_UP;
+
+	while (!up) {
 		int err;
 
 		rig.cfg.create = !part_there();
@@ -180,7 +182,8 @@ static void connect_it(void)
 		} else if (repl_link_wait(rig.link)) {
 			failed("connecting", rig.link->err, rig.link->err_text);
 		} else {
-			break;
+			up = true;
+			continue;
 		}
 		end_link();
 	}
