@@ -625,6 +625,8 @@ Test(restore, cut_off_before_its_header_is_whole_it_is_done_again)
 	expect_done_again("start of a header");
 	file_there(12, "a user's file", 12);
 	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED, "small");
+	file_there(POOL_BYTES / 2, "", 0);
+	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED, "zeros of another size");
 	file_there(POOL_BYTES, "a user's file", 13);
 	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED, "of the part's size");
 }
@@ -846,4 +848,21 @@ Test(restore, verify_tells_a_damaged_table)
 	unmount();
 	snprintf(what, sizeof(what), "a: block 0x%llx: table entry is damaged", (unsigned long long)blk);
 	expect_verify_says(what);
+}
+
+/* An entry that reads as zeros says free by itself: the copy that has it is not the one to rebuild the other from. */
+Test(restore, verify_sends_nobody_to_overwrite_the_whole_copy)
+{
+	uint64_t blk = copy_geom(copy)->group0_blk + MEDIA_GROUP_META_BLKS;
+	struct copy_entry entry;
+
+	cr_assert_eq(fs_checkpoint(fs), 0);
+	for (unsigned i = 0; i < 2; i++)
+		cr_assert_eq(copy_checkpoint(sim_targets[i].copy, copy_head(sim_targets[i].copy).seq, UINT64_MAX), 0);
+	while (copy_entry_get(copy, blk, &entry) || entry.type != MEDIA_DATA)
+		blk++;
+	memset(pool->pm.base + media_entry_off(copy_geom(copy), blk), 0, sizeof(struct media_entry_omf));
+	unmount();
+	expect_verify_says("do not overwrite this one");
+	expect_verify_says("replica a is good; this copy can be rebuilt from it");
 }
