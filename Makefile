@@ -189,9 +189,9 @@ $(BUILD)/tests/system/objtx: tests/system/helpers/objtx.c
 	$(if $(Q),@echo "  CC    $<")
 	$(Q)$(CC) -std=gnu17 -O2 -g -pthread $(WARNINGS) $(CFLAGS) -o $@ $< $(shell pkg-config --cflags --libs libpmemobj)
 
-# Under ThreadSanitizer everything takes many times longer.
-CHECK_ENV_thread := CHECK_TIMEOUT=1800
-CHECK_ENV_address := LSAN_OPTIONS=suppressions=$(CURDIR)/tests/support/lsan.supp:print_suppressions=0
+# Under ThreadSanitizer everything takes many times longer. Sanitizers leave time enough for two suites at once.
+CHECK_ENV_thread := CHECK_TIMEOUT=1800 CHECK_JOBS=2
+CHECK_ENV_address := CHECK_JOBS=2 LSAN_OPTIONS=suppressions=$(CURDIR)/tests/support/lsan.supp:print_suppressions=0
 
 check: all suites
 	$(CHECK_ENV_$(SAN)) scripts/check $(BUILD) $(SUITES)
