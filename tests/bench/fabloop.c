@@ -15,7 +15,7 @@
  *            to their places
  * METHOD of read: rma (one-sided), message (a request, answered with the data straight from the memory).
  *
- * SPIN: microseconds that both sides poll, yielding, behind what came last, before they sleep; 0 is sleeping at once. The
+ * SPIN: microseconds that both sides poll, yielding, behind what came last or moved, before they sleep; 0 is sleeping at once. The
  * names of methods end in "+fd" for connections whose completion queue has a descriptor of its own to sleep on; the others
  * sleep on the socket.
  *

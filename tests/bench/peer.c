@@ -9,6 +9,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/tcp.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -259,10 +260,40 @@ bool peer_sleep(struct peer *peer, int fd)
 	return fds[1].revents != 0;
 }
 
+static bool bytes_move(struct peer *peer)
+{
+	uint64_t before = peer->moved;
+	struct tcp_info info;
+	socklen_t len = sizeof(info);
+
+	if (peer->kind != PEER_CQ_SOCKET)
+		return false;
+	must_os("TCP_INFO", getsockopt(peer->sock, IPPROTO_TCP, TCP_INFO, &info, &len));
+	peer->moved = info.tcpi_bytes_acked + info.tcpi_bytes_received;
+	return peer->moved != before;
+}
+
+/* Whether to look again. The bytes are looked at from half of the time on, because a look costs as much as some polls. */
+static bool poll_on(struct peer *peer)
+{
+	uint64_t now = peer_now_ns(), spin_ns = peer->spin_us * 1000ull;
+
+	if (!peer->looked && now > peer->last_ns + spin_ns / 2) {
+		peer->looked = true;
+		bytes_move(peer);
+	}
+	if (now < peer->last_ns + spin_ns)
+		return true;
+	if (!bytes_move(peer))
+		return false;
+	peer->last_ns = now;
+	return true;
+}
+
 /* The queue was just empty: sleep, or look again. As fi_cq_read. */
 static ssize_t wait_more(struct peer *peer, struct fi_cq_msg_entry *entries, size_t max, enum peer_wait how)
 {
-	if (how == PEER_YIELD && peer_now_ns() < peer->last_ns + peer->spin_us * 1000ull) {
+	if (how == PEER_YIELD && poll_on(peer)) {
 		sched_yield();
 		return -FI_EAGAIN;
 	}
@@ -282,6 +313,7 @@ size_t peer_wait(struct peer *peer, struct fi_cq_msg_entry *entries, size_t max,
 		if (ret > 0) {
 			if (how == PEER_YIELD)
 				peer->last_ns = peer_now_ns();
+			peer->looked = false;
 			return (size_t)ret;
 		}
 		/* An error entry means that the connection is gone: nothing else fails here. */

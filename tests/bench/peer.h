@@ -15,7 +15,8 @@
 #define PEER_KEY 0x6b617075u /* key of a target's region; remote addresses are offsets into it */
 #define PEER_YIELD_US 100u   /* spin_us of a connection, when nobody sets another one */
 
-/* Sleep at once; poll with sched_yield for spin_us behind the last completion, then sleep. */
+/* Sleep at once; poll with sched_yield for spin_us behind the last completion, and as long as bytes move, as the library does;
+ * then sleep. */
 enum peer_wait { PEER_BLOCK, PEER_YIELD };
 
 /* How a completion queue wakes a sleeper: through its own descriptor, which costs a write and a read for each completion,
@@ -30,7 +31,9 @@ struct peer {
 	struct fid_cq *cq;
 	struct fid_mr *mr; /* the target's region, NULL without one */
 	struct fid_ep *ep;
-	uint64_t last_ns;  /* of the last completion, kept by peer_wait */
+	uint64_t last_ns;  /* of the last completion, or of the last look that found bytes moving; kept by peer_wait */
+	uint64_t moved;    /* bytes, both ways, when they were looked at */
+	bool looked;       /* since last_ns */
 	unsigned spin_us;  /* of PEER_YIELD */
 	enum peer_cq kind;
 	int sock;          /* PEER_CQ_SOCKET: the connection's */
