@@ -41,6 +41,10 @@ struct restore_source {
 
 struct progress; /* progress.c */
 
+/* Whether every table is whole on some source, and what is used has its place in a local copy of that geometry. Reads tables
+ * only: 0.4 % of what a full pool holds. -EBADMSG, -ENOSPC: not; errmsg names what. */
+int restore_check(const struct media_geom *here, struct restore_source *source);
+
 /* Copies summaries, tables and used blocks of all groups from the one in the copy's page on, and keeps the page's
  * sync_group up to date. The copy is inconsistent and stays so. -EBADMSG: a block is good on no source; errmsg names
  * it. */

@@ -10,6 +10,8 @@
  * way. They are reaped in the order they were started, so groups are completed in order. Three groups are at hand at a
  * time: one whose reads are being started, the one before it, and the one whose table is read ahead.
  *
+ * Before anything is overwritten, all of the source's tables can be judged (restore_check).
+ *
  * Interrupted anywhere, the page names the groups that are complete; those under way are done again whole. A block
  * that does not match its checksum is taken from another source that holds the same, one by one. */
 #include "restore.h"
@@ -45,7 +47,8 @@ struct read {
 };
 
 struct copying {
-	struct copy *copy;
+	struct copy *copy;             /* NULL: the tables are only judged */
+	const struct media_geom *here; /* of the local copy */
 	struct restore_source *source;
 	struct progress *progress;
 	struct warm *warm;
@@ -107,7 +110,7 @@ static int table_accept(
 	if (copy_summary_decode(g->group, summary, &g->seq, &g->used))
 		err = errmsg_set(-EBADMSG, "replica %s: summary of group %" PRIu64 " is damaged", name, g->group);
 	if (!err && g->seq) {
-		err = table_check(g, copy_geom(c->copy)->blk_count);
+		err = table_check(g, c->here->blk_count);
 		if (err)
 			errmsg_prefix(err, "replica %s", name);
 	}
@@ -127,16 +130,22 @@ static int table_read_from(struct copying *c, struct group *g, struct repl_link 
 	return err ? err : table_accept(c, g, link->name, &summary);
 }
 
-/* What has come, else from the first source that has it whole. */
-static int table_reap(struct copying *c, struct group *g)
+/* err is what became of it so far, not 0: from the first source that has it whole. */
+static int table_read(struct copying *c, struct group *g, int err)
 {
-	int err = table_accept(c, g, c->source->links[0]->name, &c->summaries[g->group]);
-
 	for (unsigned i = 0; i < c->source->count && err && err != -ENOSPC; i++)
 		err = table_read_from(c, g, c->source->links[i]);
-	if (!err && g->used && g->group >= copy_geom(c->copy)->group_count)
+	if (!err && g->used && g->group >= c->here->group_count)
 		err = errmsg_set(-ENOSPC, "group %" PRIu64 " is in use and lies behind the end of the local pool",
 			g->group);
+	return err;
+}
+
+/* What has come, else another source's. */
+static int table_reap(struct copying *c, struct group *g)
+{
+	int err = table_read(c, g, table_accept(c, g, c->source->links[0]->name, &c->summaries[g->group]));
+
 	g->table_there = !err;
 	return err;
 }
@@ -227,12 +236,12 @@ static int reap(struct copying *c)
 /* A group without used blocks may lie behind the end of the local pool. */
 static bool has_place(const struct copying *c, const struct group *g)
 {
-	return g->seq && g->group < copy_geom(c->copy)->group_count;
+	return g->seq && g->group < c->here->group_count;
 }
 
 static void table_store(struct copying *c, const struct group *g)
 {
-	uint64_t limit = copy_geom(c->copy)->blk_count;
+	uint64_t limit = c->here->blk_count;
 
 	for (uint64_t blk = g->first + MEDIA_GROUP_META_BLKS; blk < g->first + g->len && blk < limit; blk++) {
 		struct copy_entry entry;
@@ -302,30 +311,36 @@ static bool never_used(const struct copying *c, uint64_t group)
 /* Space for a group whose table is not known yet, while the group before it is being received. */
 static void group_back(struct copying *c, uint64_t group)
 {
-	const struct media_geom *here = copy_geom(c->copy);
-
-	if (group < here->group_count)
-		warm_back(c->warm, media_off(media_group_blk(here, group)), media_off(media_group_len(here, group)));
+	if (group < c->here->group_count)
+		warm_back(c->warm, media_off(media_group_blk(c->here, group)),
+			media_off(media_group_len(c->here, group)));
 }
 
-/* Starts with the first used group from *group on, which *group then is behind of. */
-static int group_begin(struct copying *c, struct group *g, uint64_t *group)
+/* g becomes the first used group from *group on, which *group then is behind of. False: there is none. */
+static bool group_next(const struct copying *c, struct group *g, uint64_t *group)
 {
 	const struct media_geom *geom = &c->source->geom;
 
 	while (*group < geom->group_count && never_used(c, *group))
 		++*group;
-	assert(!g->busy);
-	assert(!g->reads);
-	g->table_there = false;
-	g->busy = *group < geom->group_count;
-	if (!g->busy)
-		return 0;
+	if (*group == geom->group_count)
+		return false;
 	g->group = *group;
 	g->first = media_group_blk(geom, *group);
 	g->len = media_group_len(geom, *group);
-	group_back(c, *group);
 	++*group;
+	return true;
+}
+
+static int group_begin(struct copying *c, struct group *g, uint64_t *group)
+{
+	assert(!g->busy);
+	assert(!g->reads);
+	g->table_there = false;
+	g->busy = group_next(c, g, group);
+	if (!g->busy)
+		return 0;
+	group_back(c, g->group);
 	return read_start(c, g, 0, 0);
 }
 
@@ -388,14 +403,14 @@ static int groups_copy(struct copying *c)
 	return err;
 }
 
-/* Every summary. */
-static int summaries_read(struct copying *c)
+/* Every summary from a group on. */
+static int summaries_read(struct copying *c, uint64_t group)
 {
 	struct repl_link *link = c->source->links[0];
 	const struct media_geom *geom = &c->source->geom;
 	int err = 0;
 
-	for (uint64_t group = copy_page(c->copy)->sync_group; group < geom->group_count && !err; group++)
+	for (; group < geom->group_count && !err; group++)
 		err = link->ops->read(
 			link, media_off(media_group_blk(geom, group)), &c->summaries[group], sizeof(*c->summaries));
 	if (!err)
@@ -403,25 +418,54 @@ static int summaries_read(struct copying *c)
 	return err ? errmsg_prefix(err, "replica %s", link->name) : 0;
 }
 
+/* ---------------------------------------------------------------- public */
+
+static int copying_init(struct copying *c, unsigned tables)
+{
+	struct media_entry_omf *table = calloc((size_t)tables * MEDIA_GROUP_BLKS, sizeof(*table));
+
+	c->groups[0].table = table;
+	c->summaries = calloc(c->source->geom.group_count, sizeof(*c->summaries));
+	if (!table || !c->summaries)
+		return errmsg_set(-ENOMEM, "no memory for block tables");
+	for (unsigned i = 1; i < tables; i++)
+		c->groups[i].table = table + (size_t)i * MEDIA_GROUP_BLKS;
+	return 0;
+}
+
+static void copying_fini(struct copying *c)
+{
+	free(c->groups[0].table);
+	free(c->summaries);
+}
+
+int restore_check(const struct media_geom *here, struct restore_source *source)
+{
+	struct copying c = { .here = here, .source = source };
+	uint64_t group = 0;
+	int err = copying_init(&c, 1);
+
+	if (!err)
+		err = summaries_read(&c, 0);
+	while (!err && group_next(&c, &c.groups[0], &group))
+		err = table_read(&c, &c.groups[0], -ENODATA);
+	copying_fini(&c);
+	return err;
+}
+
 int restore_copy(struct copy *copy, struct restore_source *source, struct progress *progress)
 {
-	struct media_entry_omf *tables = calloc(GROUPS_AT_HAND * MEDIA_GROUP_BLKS, sizeof(*tables));
-	struct media_summary_omf *summaries = calloc(source->geom.group_count, sizeof(*summaries));
-	struct copying c = { .copy = copy, .source = source, .progress = progress, .summaries = summaries };
-	int err = -ENOMEM;
+	struct copying c = { .copy = copy, .here = copy_geom(copy), .source = source, .progress = progress };
+	int err = copying_init(&c, GROUPS_AT_HAND);
 
-	if (!tables || !summaries)
-		goto free;
-	for (unsigned i = 0; i < GROUPS_AT_HAND; i++)
-		c.groups[i].table = tables + (size_t)i * MEDIA_GROUP_BLKS;
-	c.warm = warm_begin(copy_pm(copy));
-	err = summaries_read(&c);
-	if (!err)
-		err = groups_copy(&c);
-	warm_end(c.warm);
-	(void)source->links[0]->ops->settle(source->links[0]); /* nothing may arrive in what is freed now */
-free:
-	free(tables);
-	free(summaries);
-	return err == -ENOMEM ? errmsg_set(err, "no memory for block tables") : err;
+	if (!err) {
+		c.warm = warm_begin(copy_pm(copy));
+		err = summaries_read(&c, copy_page(copy)->sync_group);
+		if (!err)
+			err = groups_copy(&c);
+		warm_end(c.warm);
+		(void)source->links[0]->ops->settle(source->links[0]); /* nothing may arrive in what is freed now */
+	}
+	copying_fini(&c);
+	return err;
 }

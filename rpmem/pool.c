@@ -197,16 +197,40 @@ static int check_min(const struct build *b, unsigned i)
 			  (unsigned long long)b->parts[i].size, (unsigned long long)POOL_PART_BYTES_MIN);
 }
 
+/* Headers behind the first part's are not mapped. */
+static uint64_t hdr_skip(unsigned hdr_count)
+{
+	return hdr_count > 1 ? POOLHDR_BYTES : 0;
+}
+
+static uint64_t map_len(uint64_t part_bytes, unsigned i, uint64_t skip)
+{
+	return (part_bytes & ~(uint64_t)(PAGE_BYTES - 1)) - (i ? skip : 0);
+}
+
+uint64_t pool_bytes(const struct poolset *set, unsigned idx)
+{
+	const struct poolset_replica *replica = &set->replicas[idx];
+	uint64_t skip = hdr_skip(set_hdr_count(set, replica->part_count)), bytes = 0;
+
+	for (unsigned i = 0; i < replica->part_count; i++) {
+		if (!replica->parts[i].size)
+			return 0;
+		bytes += map_len(replica->parts[i].size, i, skip);
+	}
+	return bytes;
+}
+
 /* Lays the parts out and maps them; the sizes are final. */
 static int build_map(struct build *b)
 {
-	uint64_t skip = b->hdr_count > 1 ? POOLHDR_BYTES : 0, off = 0;
+	uint64_t skip = hdr_skip(b->hdr_count), off = 0;
 
 	for (unsigned i = 0; i < b->pool->part_count; i++) {
 		struct pool_part *part = &b->pool->parts[i];
 
 		part->map_off = off;
-		part->map_len = (b->parts[i].size & ~(uint64_t)(PAGE_BYTES - 1)) - (i ? skip : 0);
+		part->map_len = map_len(b->parts[i].size, i, skip);
 		off += part->map_len;
 	}
 	return pool_map(b->pool, skip, b->flags & POOL_RDONLY);

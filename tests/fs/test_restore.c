@@ -297,16 +297,20 @@ Test(restore, parts_in_use_are_refused)
 	unmount();
 }
 
-Test(restore, damaged_parts_need_replace)
+static void damage_local(void)
 {
-	FILE *file;
+	FILE *file = fopen(part_path, "r+");
 
-	unmount();
-	file = fopen(part_path, "r+");
 	fseek(file, 4096, SEEK_SET);
 	for (unsigned i = 0; i < 3 * 4096; i++)
 		fputc(0xff, file);
 	fclose(file);
+}
+
+Test(restore, damaged_parts_need_replace)
+{
+	unmount();
+	damage_local();
 	cr_expect_eq(restore_run(&rc), RESTORE_REFUSED);
 	cr_expect_not_null(strstr(errmsg_get(), "--replace"), "%s", errmsg_get());
 	rc.replace = true;
@@ -539,8 +543,8 @@ static void summary_damage(unsigned target)
 	sim_targets[target].pm.base[media_off(copy_geom(copy)->group0_blk)] ^= 1;
 }
 
-/* The ring of each replica is empty, so that nothing mends what is damaged then. */
-static void restore_damaged(void (*damage)(unsigned target), bool both)
+/* The ring of each replica is empty, so that nothing mends what is damaged then. Unmounts. */
+static void targets_damage(void (*damage)(unsigned target), bool both)
 {
 	cr_assert_eq(fs_checkpoint(fs), 0);
 	for (unsigned i = 0; i < 2; i++) {
@@ -551,6 +555,11 @@ static void restore_damaged(void (*damage)(unsigned target), bool both)
 			damage(i);
 	}
 	unmount();
+}
+
+static void restore_damaged(void (*damage)(unsigned target), bool both)
+{
+	targets_damage(damage, both);
 	unlink(part_path);
 	rc.from = "a";
 	cr_assert_eq(restore_run(&rc), both ? RESTORE_FAILED : RESTORE_DONE, "%s", errmsg_get());
@@ -568,6 +577,56 @@ Test(restore, tables_damaged_everywhere_fail_and_are_named)
 {
 	restore_damaged(summary_damage, true);
 	cr_expect_not_null(strstr(errmsg_get(), "summary of group 0 is damaged"), "'%s'", errmsg_get());
+}
+
+static uint64_t fence_of(unsigned target)
+{
+	struct copy *other = sim_copy_get(&sim_targets[target]);
+	uint64_t epoch = copy_page(other)->fence_epoch;
+
+	sim_copy_put(&sim_targets[target], other);
+	return epoch;
+}
+
+/* A restore over parts that hold something fails, and they and the fences are what they were. */
+static void expect_left_alone(const char *why)
+{
+	uint64_t fences[] = { fence_of(0), fence_of(1) };
+	struct stat before, now;
+
+	cr_assert_eq(stat(part_path, &before), 0);
+	rc.replace = true;
+	rc.from = "a";
+	cr_expect_eq(restore_run(&rc), RESTORE_FAILED);
+	cr_expect_not_null(strstr(errmsg_get(), "left as they were"), "%s", errmsg_get());
+	cr_expect_not_null(strstr(errmsg_get(), why), "%s", errmsg_get());
+	cr_assert_eq(stat(part_path, &now), 0);
+	cr_expect(now.st_ino == before.st_ino && now.st_size == before.st_size && now.st_mtime == before.st_mtime);
+	for (unsigned i = 0; i < 2; i++)
+		cr_expect_eq(fence_of(i), fences[i], "target %u was fenced", i);
+}
+
+Test(restore, parts_are_not_overwritten_from_damaged_tables)
+{
+	targets_damage(summary_damage, true);
+	damage_local();
+	expect_left_alone("summary of group 0 is damaged");
+}
+
+Test(restore, parts_are_not_overwritten_by_smaller_ones)
+{
+	FILE *file = fopen(set_path, "w");
+
+	for (unsigned i = 0; i < 20; i++)
+		put(i * 2 * MIB, 2 * MIB, 2);
+	unmount();
+	damage_local();
+	fprintf(file, "PMEMPOOLSET\n32M %s\nREPLICA h1 a.set\nREPLICA h2 b.set\n", part_path);
+	fclose(file);
+	poolset_free(set);
+	cr_assert_eq(poolset_read(set_path, &set), 0, "%s", errmsg_get());
+	rc.set = set;
+	expect_left_alone("make its parts larger");
 }
 
 /* Parts as a restore leaves them that is cut off before its first superblock, with that much behind the header. */
