@@ -333,6 +333,44 @@ Test(fabric, a_refused_connection_says_so, .timeout = LIMIT)
 	fab_close(rig.listener);
 }
 
+/* Takes a connection and closes it at once, or when it was asked something. */
+static void *give_up(void *arg)
+{
+	const int *fds = arg;
+	int fd = accept(fds[0], NULL, NULL);
+	char byte;
+
+	if (fds[1])
+		(void)!recv(fd, &byte, 1, 0);
+	close(fd);
+	return NULL;
+}
+
+Test(fabric, a_target_that_gives_up_says_so, .timeout = LIMIT)
+{
+	for (int asked = 0; asked < 2; asked++) {
+		struct sockaddr_in name = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+		int fds[] = { socket(AF_INET, SOCK_STREAM, 0), asked }, err;
+		socklen_t len = sizeof(name);
+		pthread_t thread;
+
+		cr_assert(!bind(fds[0], (struct sockaddr *)&name, len) && !listen(fds[0], 1));
+		cr_assert_eq(getsockname(fds[0], (struct sockaddr *)&name, &len), 0);
+		cr_assert_eq(pthread_create(&thread, NULL, give_up, fds), 0);
+		cr_assert_eq(fab_dial("tcp", "127.0.0.1", ntohs(name.sin_port), &rig.dialler), 0, "%s", errmsg_get());
+		rig.near = ep_new(rig.dialler, false, false);
+		err = fab_ep_connect(rig.near, HELLO, sizeof(HELLO));
+		while (!err || err == -EAGAIN)
+			err = fab_ep_established(rig.near, STEP_MS);
+		cr_expect_eq(err, -ECONNRESET, "asked %d: %d %s", asked, err, errmsg_get());
+		cr_expect_not_null(strstr(errmsg_get(), "ended the fabric connection"), "asked %d: %s", asked, errmsg_get());
+		fab_ep_delete(rig.near);
+		fab_close(rig.dialler);
+		pthread_join(thread, NULL);
+		close(fds[0]);
+	}
+}
+
 Test(fabric, nobody_listens, .timeout = LIMIT)
 {
 	int err;

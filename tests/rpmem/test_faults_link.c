@@ -64,10 +64,9 @@ static struct {
 #define WHERE "%s %s +0x%lx time %u: "
 #define HERE now.side == FAULT_NEAR ? "near" : "far", fault_names[now.kind], fault_offset(&now.point), now.point.nth
 
-/* What an owner may be told, by what failed and where. A fabric connection that the other end gives
- * up is lost, refused, or, by libfabric, still in progress. */
-#define FEW 6u
-#define LOST ECONNRESET, EACCES, EINPROGRESS
+/* What an owner may be told, by what failed and where. A fabric connection that the other end gives up is lost or refused. */
+#define FEW 5u
+#define LOST ECONNRESET, EACCES
 static bool errno_right(int err)
 {
 	static const struct {
