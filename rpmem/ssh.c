@@ -8,7 +8,7 @@
  * The session never blocks: each step is repeated until it is done or the deadline has passed. libssh is told nothing about
  * time. What it does to look a name up, to ask the agent or to end a proxy command waits all the same, for as long as they
  * like. So a thread of its own takes the steps, and who waits for it leaves when his time is over; the thread then frees
- * everything when it comes back, if ever. What the far end says on stderr is kept for messages. */
+ * everything when it comes back, if ever. The same when a session ends that has a proxy. What the far end says on stderr is kept for messages. */
 #include "channel.h"
 
 #include <errno.h>
@@ -34,7 +34,7 @@
 #define SSH_STEP_MS 20     /* longest sleep between two looks while connecting */
 #define SSH_PARTING_MS 500 /* for exit status and last words, when the stream has ended */
 #define SSH_GLANCE_MS 5    /* the same for somebody who serves others meanwhile */
-#define SSH_LEAVE_MS 200    /* for the thread to say itself why it has not finished */
+#define SSH_LEAVE_MS 200   /* for the thread to say itself why it has not finished, and for a proxy to end */
 #define SSH_ABANDONED_MAX 4u /* openings of one target that wait on for somebody who does not answer */
 #define SSH_STATUS_NO_COMMAND 127
 #define KEEPALIVE_IDLE_S 60
@@ -127,21 +127,109 @@ static int sshc_explain(struct channel *channel, int err, bool patient)
 	return errmsg_set(err, "%s: %s%s%s", channel->name, end, *channel->last_line ? ": " : "", channel->last_line);
 }
 
+/* The program's signal handlers run in the program's threads. */
+static int thread_quiet(pthread_t *thread, void *(*main)(void *), void *arg)
+{
+	sigset_t all, saved;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	err = pthread_create(thread, NULL, main, arg);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	return -err;
+}
+
+/* Of the thread that ends a session and of who waits for that; the last one frees it. */
+struct parting {
+	_Atomic int parties;
+	ssh_session session;
+	bool lost;
+	int done_fd; /* eventfd */
+};
+
+static void session_end(ssh_session session, bool lost)
+{
+	if (lost)
+		ssh_silent_disconnect(session); /* frees the stream as well */
+	ssh_disconnect(session);
+	ssh_free(session);
+}
+
+static void parting_put(struct parting *p)
+{
+	if (atomic_fetch_sub(&p->parties, 1) > 1)
+		return;
+	close(p->done_fd);
+	free(p);
+}
+
+static void *parting_main(void *arg)
+{
+	struct parting *p = arg;
+
+	session_end(p->session, p->lost);
+	eventfd_write(p->done_fd, 1);
+	parting_put(p);
+	return NULL;
+}
+
+/* Without memory, a descriptor or a thread nobody else does it. */
+static struct parting *parting_start(ssh_session session, bool lost, pthread_t *thread)
+{
+	struct parting *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	*p = (struct parting){ .parties = 2, .session = session, .lost = lost, .done_fd = eventfd(0, EFD_CLOEXEC) };
+	if (p->done_fd >= 0 && !thread_quiet(thread, parting_main, p))
+		return p;
+	if (p->done_fd >= 0)
+		close(p->done_fd);
+	free(p);
+	return NULL;
+}
+
+static bool has_proxy(ssh_session session)
+{
+	char *proxy = NULL;
+
+	if (ssh_options_get(session, SSH_OPTIONS_PROXYCOMMAND, &proxy) != SSH_OK || !proxy)
+		return false;
+	ssh_string_free_char(proxy);
+	return true;
+}
+
+/* With a proxy that is stopped, or does not listen to SIGTERM, a thread waits for its end, if need be when we have left. */
+static void session_leave(ssh_session session, bool lost)
+{
+	pthread_t thread;
+	struct parting *p = has_proxy(session) ? parting_start(session, lost, &thread) : NULL;
+	struct pollfd fd = { .events = POLLIN };
+
+	if (!p) {
+		session_end(session, lost);
+		return;
+	}
+	fd.fd = p->done_fd;
+	if (poll(&fd, 1, SSH_LEAVE_MS) > 0)
+		pthread_join(thread, NULL);
+	else
+		pthread_detach(thread);
+	parting_put(p);
+}
+
 static void sshc_close(struct channel *channel, bool lost)
 {
 	struct sshc *ssh = sshc_of(channel);
 
-	if (lost) {
-		ssh_silent_disconnect(ssh->session); /* frees the stream as well */
-	} else if (ssh->stream) {
+	if (!lost && ssh->stream) {
 		ssh_channel_send_eof(ssh->stream);
 		ssh_channel_close(ssh->stream);
 		ssh_channel_free(ssh->stream);
 	}
-	if (ssh->session) {
-		ssh_disconnect(ssh->session);
-		ssh_free(ssh->session);
-	}
+	if (ssh->session)
+		session_leave(ssh->session, lost);
 	free(ssh);
 }
 
@@ -492,24 +580,19 @@ static int opening_wait(struct opening *o, const struct deadline *deadline)
 			  slice == -ECANCELED ? "given up" : "no answer in time", o->ssh->hint);
 }
 
-/* The program's signal handlers run in the program's threads. */
 static int opening_start(struct opening *o)
 {
-	sigset_t all, saved;
 	int err;
 
 	pthread_once(&atfork_once, atfork_set);
 	if (atfork_err)
 		return errmsg_set(-atfork_err, "ssh: pthread_atfork: %s", strerror(atfork_err));
 	o->parties = 2;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved);
-	err = pthread_create(&o->thread, NULL, opening_main, o);
-	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	err = thread_quiet(&o->thread, opening_main, o);
 	if (!err)
 		return 0;
 	o->parties = 1;
-	return errmsg_set(-err, "ssh: no thread: %s", strerror(err));
+	return errmsg_set(err, "ssh: no thread: %s", strerror(-err));
 }
 
 static struct opening *opening_new(const struct target *target, const char *command, const struct deadline *deadline)

@@ -303,6 +303,48 @@ Test(ssh, a_proxy_that_never_answers_holds_nobody, .timeout = LIMIT, .init = set
 	cr_expect_geq(channel_now_ns() - start, 1400000000ull);
 }
 
+static pid_t newest_child(void)
+{
+	char command[64];
+	int pid = 0;
+	FILE *out;
+
+	snprintf(command, sizeof(command), "exec pgrep -n -P %d", getpid());
+	out = popen(command, "re");
+	cr_assert_not_null(out);
+	cr_assert_eq(fscanf(out, "%d", &pid), 1);
+	pclose(out);
+	return pid;
+}
+
+/* It ends, and is waited for, when it may run again. */
+Test(ssh, a_stopped_proxy_does_not_hold_who_closes, .timeout = LIMIT, .init = setup, .fini = teardown)
+{
+	struct target target = { .host = "replica" };
+	char proxy[PATH_MAX + 64];
+
+	host_known("host");
+	snprintf(proxy, sizeof(proxy), SSHD " -i -f %s/sshd.conf", rig.dir);
+	run("sed -i 's,Port .*,&\\n  ProxyCommand exec %s,' %s/config", proxy, rig.dir);
+	for (int lost = 0; lost < 2; lost++) {
+		struct deadline deadline = deadline_in(10000, NULL);
+		struct channel *channel;
+		uint64_t start;
+		pid_t pid;
+
+		cr_assert_eq(ssh_open(&target, "cat", &deadline, &channel), 0, "%s", errmsg_get());
+		pid = newest_child();
+		cr_assert_neq(pid, sshd);
+		cr_assert_eq(kill(pid, SIGSTOP), 0);
+		start = channel_now_ns();
+		channel->ops->close(channel, lost);
+		cr_expect_lt(channel_now_ns() - start, 2000000000ull, "lost %d", lost);
+		cr_assert_eq(kill(pid, SIGCONT), 0);
+		while (!kill(pid, 0))
+			poll(NULL, 0, 5);
+	}
+}
+
 /* Attempts that cannot be ended do not pile up, and when they end there are new ones. */
 Test(ssh, attempts_that_hang_are_few, .timeout = LIMIT, .init = setup, .fini = teardown)
 {
