@@ -8,7 +8,8 @@
  * The session never blocks: each step is repeated until it is done or the deadline has passed. libssh is told nothing about
  * time. What it does to look a name up, to ask the agent or to end a proxy command waits all the same, for as long as they
  * like. So a thread of its own takes the steps, and who waits for it leaves when his time is over; the thread then frees
- * everything when it comes back, if ever. The same when a session ends that has a proxy. What the far end says on stderr is kept for messages. */
+ * everything when it comes back, if ever. The same when a session ends that has a proxy. What the far end says on stderr is
+ * kept for messages. */
 #include "channel.h"
 
 #include <errno.h>
