@@ -278,7 +278,7 @@ static int eq_error(struct fab_ep *ep)
 		return errmsg_set(-EACCES, "the target refused the fabric connection");
 	/* what the provider was at when it ended, not why */
 	if (!ep->connected && (error.err == EINPROGRESS || err == -ECONNRESET))
-		return errmsg_set(-ECONNRESET, "the target ended the fabric connection while it was being made");
+		return errmsg_set(-ECONNRESET, "the peer ended the fabric connection while it was being made");
 	return errmsg_set(err ? err : -EIO, "fabric connection: %s", fab_strerror(error.err));
 }
 

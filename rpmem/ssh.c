@@ -36,7 +36,9 @@
 #define SSH_PARTING_MS 500 /* for exit status and last words, when the stream has ended */
 #define SSH_GLANCE_MS 5    /* the same for somebody who serves others meanwhile */
 #define SSH_LEAVE_MS 200   /* for the thread to say itself why it has not finished, and for a proxy to end */
-#define SSH_ABANDONED_MAX 4u /* openings of one target that wait on for somebody who does not answer */
+/* Openings and ends of sessions of one target that wait for somebody who does not answer. */
+#define SSH_ABANDONED_MAX 4u
+#define SSH_HINT_BYTES 340
 #define SSH_STATUS_NO_COMMAND 127
 #define KEEPALIVE_IDLE_S 60
 #define KEEPALIVE_STEP_S 15
@@ -46,8 +48,49 @@ struct sshc {
 	struct channel channel;
 	ssh_session session;
 	ssh_channel stream;
-	char hint[340]; /* "ssh -p 22 user@host": what to try by hand */
+	char hint[SSH_HINT_BYTES]; /* "ssh -p 22 user@host": what to try by hand */
 };
+
+/* Openings and ends of sessions that nobody waits for any more, each with a thread and some descriptors: who tries again and
+ * again has a few only. */
+struct abandoned {
+	char hint[SSH_HINT_BYTES];
+	struct abandoned *next;
+};
+static struct abandoned *abandoned;
+static pthread_mutex_t abandoned_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void abandoned_add(struct abandoned *a, const char *hint)
+{
+	snprintf(a->hint, sizeof(a->hint), "%s", hint);
+	pthread_mutex_lock(&abandoned_lock);
+	a->next = abandoned;
+	abandoned = a;
+	pthread_mutex_unlock(&abandoned_lock);
+}
+
+static void abandoned_remove(const struct abandoned *a)
+{
+	struct abandoned **at = &abandoned;
+
+	pthread_mutex_lock(&abandoned_lock);
+	while (*at && *at != a)
+		at = &(*at)->next;
+	if (*at)
+		*at = a->next;
+	pthread_mutex_unlock(&abandoned_lock);
+}
+
+static unsigned abandoned_count(const char *hint)
+{
+	unsigned count = 0;
+
+	pthread_mutex_lock(&abandoned_lock);
+	for (const struct abandoned *a = abandoned; a; a = a->next)
+		count += !strcmp(a->hint, hint);
+	pthread_mutex_unlock(&abandoned_lock);
+	return count;
+}
 
 static struct sshc *sshc_of(struct channel *channel)
 {
@@ -147,6 +190,7 @@ struct parting {
 	ssh_session session;
 	bool lost;
 	int done_fd; /* eventfd */
+	struct abandoned abandoned;
 };
 
 static void session_end(ssh_session session, bool lost)
@@ -161,6 +205,7 @@ static void parting_put(struct parting *p)
 {
 	if (atomic_fetch_sub(&p->parties, 1) > 1)
 		return;
+	abandoned_remove(&p->abandoned);
 	close(p->done_fd);
 	free(p);
 }
@@ -202,21 +247,23 @@ static bool has_proxy(ssh_session session)
 }
 
 /* With a proxy that is stopped, or does not listen to SIGTERM, a thread waits for its end, if need be when we have left. */
-static void session_leave(ssh_session session, bool lost)
+static void session_leave(struct sshc *ssh, bool lost)
 {
 	pthread_t thread;
-	struct parting *p = has_proxy(session) ? parting_start(session, lost, &thread) : NULL;
+	struct parting *p = has_proxy(ssh->session) ? parting_start(ssh->session, lost, &thread) : NULL;
 	struct pollfd fd = { .events = POLLIN };
 
 	if (!p) {
-		session_end(session, lost);
+		session_end(ssh->session, lost);
 		return;
 	}
 	fd.fd = p->done_fd;
-	if (poll(&fd, 1, SSH_LEAVE_MS) > 0)
+	if (poll(&fd, 1, SSH_LEAVE_MS) > 0) {
 		pthread_join(thread, NULL);
-	else
+	} else {
+		abandoned_add(&p->abandoned, ssh->hint);
 		pthread_detach(thread);
+	}
 	parting_put(p);
 }
 
@@ -230,7 +277,7 @@ static void sshc_close(struct channel *channel, bool lost)
 		ssh_channel_free(ssh->stream);
 	}
 	if (ssh->session)
-		session_leave(ssh->session, lost);
+		session_leave(ssh, lost);
 	free(ssh);
 }
 
@@ -446,50 +493,14 @@ struct opening {
 	struct sshc *ssh;
 	int err;
 	char text[ERRMSG_BYTES_MAX];
-	struct opening *next; /* of those that were abandoned */
+	struct abandoned abandoned;
 };
-
-/* Openings that nobody waits for any more, each with a thread and some descriptors: who tries again and again has a few only. */
-static struct opening *abandoned;
-static pthread_mutex_t abandoned_lock = PTHREAD_MUTEX_INITIALIZER;
-
-static void abandoned_add(struct opening *o)
-{
-	pthread_mutex_lock(&abandoned_lock);
-	o->next = abandoned;
-	abandoned = o;
-	pthread_mutex_unlock(&abandoned_lock);
-}
-
-static void abandoned_remove(const struct opening *o)
-{
-	struct opening **at = &abandoned;
-
-	pthread_mutex_lock(&abandoned_lock);
-	while (*at && *at != o)
-		at = &(*at)->next;
-	if (*at)
-		*at = o->next;
-	pthread_mutex_unlock(&abandoned_lock);
-}
-
-static unsigned abandoned_count(const struct target *target)
-{
-	unsigned count = 0;
-
-	pthread_mutex_lock(&abandoned_lock);
-	for (const struct opening *o = abandoned; o; o = o->next)
-		count += !strcmp(o->target.host, target->host) && !strcmp(o->target.user, target->user) &&
-			 o->target.port == target->port;
-	pthread_mutex_unlock(&abandoned_lock);
-	return count;
-}
 
 static void opening_put(struct opening *o)
 {
 	if (atomic_fetch_sub(&o->parties, 1) > 1)
 		return;
-	abandoned_remove(o);
+	abandoned_remove(&o->abandoned);
 	if (o->ssh)
 		sshc_close(&o->ssh->channel, false);
 	if (o->done_fd >= 0)
@@ -576,7 +587,7 @@ static int opening_wait(struct opening *o, const struct deadline *deadline)
 		return o->err ? errmsg_set(o->err, "%s", o->text) : 0;
 	}
 	pthread_detach(o->thread);
-	abandoned_add(o);
+	abandoned_add(&o->abandoned, o->ssh->hint);
 	return errmsg_set(slice, "ssh: %s, waiting for a name server, an agent or a proxy; try: %s",
 			  slice == -ECANCELED ? "given up" : "no answer in time", o->ssh->hint);
 }
@@ -620,19 +631,20 @@ static struct opening *opening_new(const struct target *target, const char *comm
 
 int ssh_open(const struct target *target, const char *command, const struct deadline *deadline, struct channel **out)
 {
-	unsigned waiting = abandoned_count(target);
-	struct opening *o;
+	struct opening *o = opening_new(target, command, deadline);
+	unsigned waiting;
 	int err;
 
-	if (waiting >= SSH_ABANDONED_MAX)
-		return errmsg_set(-ETIMEDOUT, "ssh: %u earlier attempts still wait for a name server, an agent or a proxy that does not "
-				  "answer", waiting);
-	o = opening_new(target, command, deadline);
 	if (!o)
 		return errmsg_set(-ENOMEM, "ssh: no memory or descriptor");
 	hint_make(o->ssh, target);
 	snprintf(o->ssh->channel.name, sizeof(o->ssh->channel.name), "%s", command);
-	err = opening_start(o);
+	waiting = abandoned_count(o->ssh->hint);
+	if (waiting >= SSH_ABANDONED_MAX)
+		err = errmsg_set(-ETIMEDOUT, "ssh: %u earlier attempts still wait for a name server, an agent or a proxy that does "
+				 "not answer", waiting);
+	else
+		err = opening_start(o);
 	if (!err)
 		err = opening_wait(o, deadline);
 	if (!err) {

@@ -346,7 +346,7 @@ static void *give_up(void *arg)
 	return NULL;
 }
 
-Test(fabric, a_target_that_gives_up_says_so, .timeout = LIMIT)
+Test(fabric, a_peer_that_gives_up_is_told, .timeout = LIMIT)
 {
 	for (int asked = 0; asked < 2; asked++) {
 		struct sockaddr_in name = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };

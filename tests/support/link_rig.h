@@ -69,7 +69,7 @@ static inline void link_rig_init(struct link_rig *rig, const char *options)
 static inline void link_rig_fini(struct link_rig *rig)
 {
 	const char *names[] = { "r.set", "part", "log", "fail", "key", "key.pub", "host", "host.pub", "other", "other.pub",
-				"known", "config", "sshd.conf", "sshd.log", "authorized" };
+				"known", "config", "config.old", "proxy", "sshd.conf", "sshd.log", "authorized" };
 	char path[PATH_MAX];
 
 	if (rig->link)
