@@ -8,12 +8,12 @@
  *   4 compare  all reached histories are prefixes of the newest; else refused, unless --from names one
  *   5 level    copies that are a little behind get the records they lack, while their epoch is still allowed; who is lost
  *              by that was not reached after all: proven once more
- *   6 judge    where parts are replaced: every table is whole on some source, and what is used has its place here
- *   7 fence    the epoch of every reached copy is raised by compare-and-set: an old primary changes nothing any more
- *   8 copy     restore_copy.c; the local copy is marked inconsistent until the end
+ *   6 fence    the epoch of every reached copy is raised by compare-and-set: an old primary changes nothing any more
+ *   7 copy     restore_copy.c; parts that hold something are replaced when every table is known to be whole on some source,
+ *              and what is used to have its place here; the local copy is marked inconsistent until the end
  *
- * Comparing, proving and judging come before fencing because the locks keep every reached copy still: a restore refused
- * there leaves even the fences as they were. The new epoch is written into the local page as its fence; the first
+ * Comparing and proving come before fencing because the locks keep every reached copy still: a restore refused for lack
+ * of proof leaves even the fences as they were. The new epoch is written into the local page as its fence; the first
  * mount takes it over into the state block, so that its first commit is the first of the new epoch. */
 #include "restore_impl.h"
 
@@ -347,7 +347,7 @@ static void level(struct restore *rs)
 	}
 }
 
-/* ---------------------------------------------------------------- 7 fence */
+/* ---------------------------------------------------------------- 6 fence */
 
 static int fence(struct restore *rs)
 {
@@ -378,7 +378,7 @@ static int fence(struct restore *rs)
 	return 0;
 }
 
-/* ---------------------------------------------------------------- 6 judge, 8 copy */
+/* ---------------------------------------------------------------- 7 copy */
 
 /* The source, and after it every copy that is the same; rings emptied so that everything stands in place. */
 static int gather(struct restore *rs, struct restore_source *source)
@@ -424,28 +424,6 @@ static int source_superblock(struct restore *rs, struct restore_source *source, 
 	fmt->created_ns = le64_get(sb.created_ns);
 	fmt->ring_bytes = le64_get(sb.ring_bytes);
 	return 0;
-}
-
-/* What is overwritten is gone, and fenced it cannot be mounted: not before the source is known to be whole, and to fit. */
-static int judge(struct restore *rs)
-{
-	uint64_t bytes = pool_bytes(rs->set, 0);
-	struct restore_source source = { .count = 0 };
-	struct copy_format fmt = { .ring_bytes = 0 };
-	struct media_geom here;
-	int err;
-
-	if (!rs->cfg->replace || rs->copy || rs->local_blank)
-		return 0;
-	err = gather(rs, &source);
-	if (!err)
-		err = source_superblock(rs, &source, &fmt);
-	here = source.geom;
-	if (!err && bytes)
-		err = copy_geometry(bytes, fmt.ring_bytes, &here);
-	if (!err)
-		err = restore_check(&here, &source);
-	return err ? errmsg_prefix(err, "the local parts are left as they were") : 0;
 }
 
 static void page_fill(const struct restore *rs, struct copy_page *page)
@@ -494,13 +472,30 @@ static int create(struct restore *rs, struct copy_format *fmt, bool replace)
 	return err ? err : copy_open(&rs->pool->pm, false, &rs->copy);
 }
 
+/* What is overwritten is gone: not before the source is known to be whole, and to fit. */
+static int judge(const struct restore *rs, struct restore_source *source, const struct copy_format *fmt)
+{
+	uint64_t bytes = pool_bytes(rs->set, 0);
+	struct media_geom here = source->geom;
+	int err = bytes ? copy_geometry(bytes, fmt->ring_bytes, &here) : 0;
+
+	if (!err)
+		err = restore_check(&here, source);
+	return err ? errmsg_prefix(err, "the local parts are left as they were") : 0;
+}
+
 /* The local copy, formatted and marked inconsistent: the one an interrupted restore left, or a new one. */
-static int local_copy(struct restore *rs, struct copy_format *fmt)
+static int local_copy(struct restore *rs, struct restore_source *source, struct copy_format *fmt)
 {
 	bool ours = rs->copy != NULL;
+	int err = 0;
 
 	if (ours && resumable(rs, fmt))
 		return resume(rs);
+	if (rs->cfg->replace && !ours && !rs->local_blank)
+		err = judge(rs, source, fmt);
+	if (err)
+		return err;
 	copy_close(rs->copy);
 	pool_close(rs->pool);
 	rs->copy = NULL;
@@ -533,7 +528,7 @@ static int copy_over(struct restore *rs)
 	if (!err)
 		err = source_superblock(rs, &source, &fmt);
 	if (!err)
-		err = local_copy(rs, &fmt);
+		err = local_copy(rs, &source, &fmt);
 	if (err)
 		return err;
 	log_notice("restore: from replica %s, commit %" PRIu64 " (%s)", rs->source->name, rs->source->peer.head.seq,
@@ -572,8 +567,6 @@ static int run(struct restore *rs)
 		return err;
 	level(rs);
 	err = prove(rs); /* again, without who was lost meanwhile */
-	if (!err)
-		err = judge(rs);
 	if (!err)
 		err = fence(rs);
 	return err ? err : copy_over(rs);

@@ -216,6 +216,13 @@ static int run_reap(struct copying *c, const struct read *read)
 
 /* ---------------------------------------------------------------- the queue of reads */
 
+/* One that falls silent is ended over there. */
+static void stand_ins_poll(const struct copying *c)
+{
+	for (unsigned i = 1; i < c->source->count; i++)
+		(void)c->source->links[i]->ops->poll(c->source->links[i]);
+}
+
 /* Waits for the oldest read and looks at what it brought. */
 static int reap(struct copying *c)
 {
@@ -225,8 +232,7 @@ static int reap(struct copying *c)
 
 	if (err)
 		return errmsg_prefix(err, "replica %s", link->name);
-	for (unsigned i = 1; i < c->source->count; i++)
-		(void)c->source->links[i]->ops->poll(c->source->links[i]); /* a stand-in that falls silent is ended over there */
+	stand_ins_poll(c);
 	c->read_first = (c->read_first + 1) % READS_MAX;
 	c->read_count--;
 	read->group->reads--;
@@ -447,8 +453,10 @@ int restore_check(const struct media_geom *here, struct restore_source *source)
 
 	if (!err)
 		err = summaries_read(&c, 0);
-	while (!err && group_next(&c, &c.groups[0], &group))
+	while (!err && group_next(&c, &c.groups[0], &group)) {
 		err = table_read(&c, &c.groups[0], -ENODATA);
+		stand_ins_poll(&c);
+	}
 	copying_fini(&c);
 	return err;
 }
