@@ -475,7 +475,7 @@ static int create(struct restore *rs, struct copy_format *fmt, bool replace)
 /* What is overwritten is gone: not before the source is known to be whole, and to fit. */
 static int judge(const struct restore *rs, struct restore_source *source, const struct copy_format *fmt)
 {
-	uint64_t bytes = pool_bytes(rs->set, 0);
+	uint64_t bytes = pool_set_bytes(rs->set, 0);
 	struct media_geom here = source->geom;
 	int err = bytes ? copy_geometry(bytes, fmt->ring_bytes, &here) : 0;
 

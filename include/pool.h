@@ -46,7 +46,7 @@ int pool_create(const struct poolset *set, unsigned idx, const struct pool_attr 
 		struct pool **out);
 
 /* Bytes that a pool of replicas[idx], whose parts are ours, maps. 0: a device's size is not told before it is opened. */
-uint64_t pool_bytes(const struct poolset *set, unsigned idx);
+uint64_t pool_set_bytes(const struct poolset *set, unsigned idx);
 
 /* Opens, locks, maps and checks headers. -ENOENT: a part is missing; -EBUSY; -EINVAL: headers wrong or inconsistent. */
 int pool_open(const struct poolset *set, unsigned idx, unsigned flags, struct pool **out);

@@ -208,7 +208,7 @@ static uint64_t map_len(uint64_t part_bytes, unsigned i, uint64_t skip)
 	return (part_bytes & ~(uint64_t)(PAGE_BYTES - 1)) - (i ? skip : 0);
 }
 
-uint64_t pool_bytes(const struct poolset *set, unsigned idx)
+uint64_t pool_set_bytes(const struct poolset *set, unsigned idx)
 {
 	const struct poolset_replica *replica = &set->replicas[idx];
 	uint64_t skip = hdr_skip(set_hdr_count(set, replica->part_count)), bytes = 0;
