@@ -1,4 +1,4 @@
-/* Restore: the local parts are gone, a replica has everything. Fence, then prove, then copy.
+/* Restore: the local parts are gone, a replica has everything. Prove it, fence, copy.
  *
  *   1 look     restore_look.c; healthy local parts are not overwritten unasked, an interrupted restore is continued
  *   2 take     every replica is connected to; running sessions are ended, their locks are ours from here on

@@ -18,7 +18,7 @@ struct restore_cfg {
 		const struct poolset_replica *replica, const struct repl_cfg *cfg, struct repl_link **out); /* tests */
 };
 
-/* Rebuilds the local parts of a poolset from a replica: fence, prove, copy. What it refuses changed nothing but the
+/* Rebuilds the local parts of a poolset from a replica: prove, fence, copy. What it refuses changed nothing but the
  * fences. Interrupted, it goes on where it was when called again. Errors are told through errmsg.
  * After it the local copy is what the source was, fenced at a new epoch: the first mount takes that epoch over. */
 enum restore_exit restore_run(const struct restore_cfg *cfg);
@@ -42,7 +42,7 @@ struct restore_source {
 struct progress; /* progress.c */
 
 /* Whether every table is whole on some source, and what is used has its place in a local copy of that geometry. Reads tables
- * only: 0.4 % of what a full pool holds. -EBADMSG, -ENOSPC: not; errmsg names what. */
+ * only: 0.4 % of what a full pool holds. -EBADMSG, -ENOSPC: not; -ECONNRESET: the first source is lost; errmsg names what. */
 int restore_check(const struct media_geom *here, struct restore_source *source);
 
 /* Copies summaries, tables and used blocks of all groups from the one in the copy's page on, and keeps the page's

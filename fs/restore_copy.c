@@ -457,6 +457,9 @@ int restore_check(const struct media_geom *here, struct restore_source *source)
 		err = table_read(&c, &c.groups[0], -ENODATA);
 		stand_ins_poll(&c);
 	}
+	/* others may have stood in for all its tables, its content comes from it alone */
+	if (!err && source->links[0]->ops->settle(source->links[0]))
+		err = errmsg_set(-ECONNRESET, "replica %s: lost while its tables were read", source->links[0]->name);
 	copying_fini(&c);
 	return err;
 }

@@ -220,7 +220,7 @@ static void *parting_main(void *arg)
 	return NULL;
 }
 
-/* Without memory, a descriptor or a thread nobody else does it. */
+/* NULL: no memory, descriptor or thread for it. */
 static struct parting *parting_start(ssh_session session, bool lost, pthread_t *thread)
 {
 	struct parting *p = calloc(1, sizeof(*p));

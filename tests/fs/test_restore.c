@@ -551,7 +551,7 @@ static void targets_damage(void (*damage)(unsigned target), bool both)
 		struct copy *other = sim_targets[i].copy;
 
 		cr_assert_eq(copy_checkpoint(other, copy_head(other).seq, UINT64_MAX), 0, "%s", errmsg_get());
-		if (i == 0 || both)
+		if (damage && (i == 0 || both))
 			damage(i);
 	}
 	unmount();
@@ -599,6 +599,41 @@ Test(restore, parts_are_not_overwritten_from_damaged_tables)
 	targets_damage(summary_damage, true);
 	damage_local();
 	expect_left_alone("summary of group 0 is damaged");
+}
+
+static const struct repl_link_ops *sim_ops;
+
+/* The source is lost with the first of its tables. */
+static int read_then_lost(struct repl_link *link, uint64_t off, void *dst, uint32_t len)
+{
+	if (len == MEDIA_TABLE_BLKS * MEDIA_BLOCK_BYTES && !strcmp(link->name, sim_targets[0].name)) {
+		sim_target_cut(&sim_targets[0], -ECONNRESET);
+		cr_expect_eq(sim_ops->poll(link), REPL_DOWN);
+	}
+	return sim_ops->read(link, off, dst, len);
+}
+
+static int open_to_be_lost(const struct poolset_replica *replica, const struct repl_cfg *repl, struct repl_link **out)
+{
+	static struct repl_link_ops ops;
+	int err = sim_link_open(replica, repl, out);
+
+	if (err)
+		return err;
+	sim_ops = (*out)->ops;
+	ops = *sim_ops;
+	ops.read = read_then_lost;
+	(*out)->ops = &ops;
+	return 0;
+}
+
+/* Another copy has the tables as well, but is not what is copied from. */
+Test(restore, parts_are_not_overwritten_from_a_source_that_is_lost)
+{
+	targets_damage(NULL, false);
+	damage_local();
+	rc.link_open = open_to_be_lost;
+	expect_left_alone("lost while its tables were read");
 }
 
 Test(restore, parts_are_not_overwritten_by_smaller_ones)
