@@ -15,7 +15,6 @@
 
 #define LIMIT 120
 #define LANES 2u
-#define POINTS_MAX 400u
 #define PIECE (96u << 10) /* one-sided when relaxed, and more than one message */
 #define SMALL 200u
 #define FIRST_OFF 8192u
@@ -262,30 +261,12 @@ static void life(void)
 /* ---------------------------------------------------------------- each in turn */
 static void each(enum fault_kind kind, enum fault_side side, unsigned least)
 {
-	struct fault_point points[POINTS_MAX];
-	uint64_t from = rig_now_ms();
-	unsigned count, hits = 0;
-	bool hit;
-
 	before = leftovers_now();
 	life(); /* what stays for ever does so from here on */
 	before = leftovers_now();
-	fault_learn(kind, side);
-	life();
-	fault_disarm(NULL);
-	count = fault_points(points, POINTS_MAX);
 	now.kind = kind;
 	now.side = side;
-	for (unsigned i = 0; i < count; i++) {
-		now.point = points[i];
-		fault_arm_at(kind, side, &points[i]);
-		life();
-		fault_disarm(&hit);
-		hits += hit;
-	}
-	cr_log_info("%s %s: %u of %u points, %lu ms", side == FAULT_NEAR ? "near" : "far", fault_names[kind], hits, count,
-		    rig_now_ms() - from);
-	cr_expect_geq(hits, least);
+	cr_expect_geq(fault_each(kind, side, life, &now.point), least);
 }
 
 /* Found by them: far_descriptors, a pool removed although its create had succeeded, because the lane that its

@@ -16,7 +16,6 @@
 #include "tests/support/faults.h"
 
 #define LIMIT 120
-#define POINTS_MAX 400u
 #define COMMITS 3u
 #define POOL_BYTES (8u << 20) /* the least */
 #define EPOCH 5u
@@ -450,30 +449,12 @@ static void first_life(void)
 
 static void each(enum fault_kind kind, enum fault_side side, unsigned least)
 {
-	struct fault_point points[POINTS_MAX];
-	uint64_t from = channel_now_ns();
-	unsigned count, hits = 0;
-	bool hit;
-
 	first_life(); /* what stays for ever does so from here on */
 	before_take();
 	life();
-	fault_learn(kind, side);
-	life();
-	fault_disarm(NULL);
-	count = fault_points(points, POINTS_MAX);
 	now.kind = kind;
 	now.side = side;
-	for (unsigned i = 0; i < count; i++) {
-		now.point = points[i];
-		fault_arm_at(kind, side, &points[i]);
-		life();
-		fault_disarm(&hit);
-		hits += hit;
-	}
-	cr_log_info("%s %s: %u of %u points, %lu ms", side == FAULT_NEAR ? "near" : "far", fault_names[kind], hits,
-		    count, (channel_now_ns() - from) / 1000000);
-	cr_expect_geq(hits, least);
+	cr_expect_geq(fault_each(kind, side, life, &now.point), least);
 }
 
 /* Few tests of several kinds: each begins a process. */

@@ -19,7 +19,6 @@
 #include "tests/support/faults.h"
 
 #define LIMIT 60
-#define POINTS_MAX 400u
 #define PARTS 2u
 #define OLD_PART 1u /* the one that is there before */
 
@@ -250,25 +249,9 @@ static void life(void)
 
 static void each(enum fault_kind kind, unsigned least)
 {
-	struct fault_point points[POINTS_MAX];
-	unsigned count, hits = 0;
-	bool hit;
-
 	now.kind = kind;
 	before = leftovers_now();
-	fault_learn(kind, FAULT_NEAR);
-	life();
-	fault_disarm(NULL);
-	count = fault_points(points, POINTS_MAX);
-	for (unsigned i = 0; i < count; i++) {
-		now.point = points[i];
-		fault_arm_at(kind, FAULT_NEAR, &points[i]);
-		life();
-		fault_disarm(&hit);
-		hits += hit;
-	}
-	cr_log_info("%s: %u of %u points", fault_names[kind], hits, count);
-	cr_expect_geq(hits, least);
+	cr_expect_geq(fault_each(kind, FAULT_NEAR, life, &now.point), least);
 }
 
 Test(store_faults, allocations)

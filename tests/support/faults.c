@@ -3,6 +3,7 @@
 #include "faults.h"
 
 #include <assert.h>
+#include <criterion/criterion.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -20,9 +21,11 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SITES_MAX 512u
+#define EACH_POINTS_MAX 400u
 #define EACH_FIRST 3u
 #define EACH_STEP 4u
 
@@ -158,6 +161,34 @@ unsigned fault_points(struct fault_point points[], unsigned max)
 		}
 	}
 	return count;
+}
+
+unsigned fault_each(enum fault_kind kind, enum fault_side side, void (*life)(void), struct fault_point *point)
+{
+	static const char *const sides[] = {
+		[FAULT_NEAR] = "near", [FAULT_FAR] = "far", [FAULT_ASIDE] = "aside", [FAULT_ANY] = "any"
+	};
+	struct fault_point points[EACH_POINTS_MAX];
+	unsigned count, hits = 0;
+	struct timespec from, now;
+	bool hit;
+
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	fault_learn(kind, side);
+	life();
+	fault_disarm(NULL);
+	count = fault_points(points, EACH_POINTS_MAX);
+	for (unsigned i = 0; i < count; i++) {
+		*point = points[i];
+		fault_arm_at(kind, side, &points[i]);
+		life();
+		fault_disarm(&hit);
+		hits += hit;
+	}
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	cr_log_info("%s %s: %u of %u points, %ld ms", sides[side], fault_names[kind], hits, count,
+		(now.tv_sec - from.tv_sec) * 1000 + (now.tv_nsec - from.tv_nsec) / 1000000);
+	return hits;
 }
 
 unsigned long fault_offset(const struct fault_point *point)

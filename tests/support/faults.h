@@ -3,7 +3,8 @@
  * than the one armed.
  *
  *   the nth call      fault_arm(kind, n) ... fault_disarm
- *   by call site      fault_learn(kind, side), a run without faults, fault_disarm, fault_points
+ *   by call site      fault_each(kind, side, life, point), which is
+ *                     fault_learn(kind, side), a run without faults, fault_disarm, fault_points
  *                     then for each point: fault_arm_at(kind, side, point) ... fault_disarm
  *
  * The second way is for code with threads and polls, where numbers change from run to run: a point is a place in the
@@ -55,6 +56,9 @@ void fault_learn(enum fault_kind kind, enum fault_side side);
 /* Of what was learned: each site's first three times, then each fourfold, and the last. How many. */
 unsigned fault_points(struct fault_point points[], unsigned max);
 void fault_arm_at(enum fault_kind kind, enum fault_side side, const struct fault_point *point);
+/* Learns from one run of life, then has each of its points fail in turn, with *point being that one. Tells how many there
+ * were and were hit, which is returned. */
+unsigned fault_each(enum fault_kind kind, enum fault_side side, void (*life)(void), struct fault_point *point);
 /* For messages: "malloc's caller" as an offset in the binary, for addr2line. */
 unsigned long fault_offset(const struct fault_point *point);
 
